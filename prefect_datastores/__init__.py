@@ -1,0 +1,36 @@
+"""Azure ML's datastores for Prefect 3: blocks hold the connection, tasks stage the data."""
+
+from prefect_datastores.datastores.auth import (
+    AccountKey,
+    Anonymous,
+    Identity,
+    SasToken,
+    ServicePrincipal,
+)
+from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.local import LocalDatastore
+from prefect_datastores.datastores.registry import AnyDatastore, Datastore
+from prefect_datastores.errors import DatastoreError
+from prefect_datastores.estimator import Estimator
+from prefect_datastores.references import DataReference
+from prefect_datastores.stage import stage, staged
+from prefect_datastores.tasks import download, upload
+
+__all__ = [
+    "AccountKey",
+    "Anonymous",
+    "AnyDatastore",
+    "AzureBlobDatastore",
+    "DataReference",
+    "Datastore",
+    "DatastoreError",
+    "Estimator",
+    "Identity",
+    "LocalDatastore",
+    "SasToken",
+    "ServicePrincipal",
+    "download",
+    "stage",
+    "staged",
+    "upload",
+]

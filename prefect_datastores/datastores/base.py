@@ -1,0 +1,311 @@
+"""What every file-holding datastore is: a Prefect block that stages data by the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
+from pydantic import ConfigDict
+
+from prefect_datastores.datastores.check import Check, check_store
+from prefect_datastores.datastores.dispatch import either_way
+from prefect_datastores.display import display_for
+from prefect_datastores.errors import ObjectNotFound
+from prefect_datastores.names import ObjectName, datastore_name, folder_prefix, normal_path
+from prefect_datastores.references import DataReference, When, checked_reference
+from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.plan import overwrite_rule
+from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import files_source, folder_source
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
+from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
+
+
+class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
+    """A named connection to a place that holds files; data goes in and out whole and verified.
+
+    Works wherever Prefect takes a storage block: `result_storage=`, `flow.from_source(...)`.
+    """
+
+    # ABC among the bases keeps this class out of Prefect's catalog of blocks.
+    # An error of pydantic shows what it was given, a secret too.
+    model_config = ConfigDict(hide_input_in_errors=True)
+    datastore_type: ClassVar[str] = ""
+
+    @abstractmethod
+    def _connect(self) -> ObjectStore:
+        """Return the store, as it is, without retry."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where the datastore is; never with a secret."""
+
+    @property
+    def sign_in(self) -> str:
+        """How the datastore signs in, in a word."""
+        return "none"
+
+    @property
+    def name(self) -> str:
+        """The datastore's name; of one that is not registered, a name made from its place."""
+        if self._block_document_name:
+            return datastore_name(self._block_document_name)
+        return "unregistered_" + hashlib.sha256(self.url.encode()).hexdigest()[:8]
+
+    @contextmanager
+    def open_store(self, cancellation: Cancellation | None = None) -> Iterator[ObjectStore]:
+        """Open the store, with retry, for a while; a cancellation ends the pauses between tries."""
+        policy = RetryPolicy(sleep=cancellation.pause) if cancellation else RetryPolicy()
+        store = RetryingStore(self._connect(), policy)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    # -- references ---------------------------------------------------------------------------
+
+    def path(
+        self, path: str | None = None, data_reference_name: str | None = None
+    ) -> DataReference:
+        """Return a reference to a file or folder; `./bar`, `/bar` and `bar` are the same place.
+
+        Raises:
+            UnsafeName: the path has a `..`.
+            ConfigurationError: the name cannot be part of a variable.
+        """
+        reference = checked_reference(
+            {
+                "datastore": self.name,
+                "path_on_datastore": path or "",
+                "data_reference_name": data_reference_name or "",
+            }
+        )
+        if self._block_document_name is None:
+            reference._unregistered = self  # noqa: SLF001 - the block and its values are one thing
+        return reference
+
+    def as_mount(self, *, fallback: Literal["", "download"] | None = None) -> DataReference:
+        """Return a reference to all of the datastore, mounted while the script runs."""
+        return self.path().as_mount(fallback=fallback)
+
+    def as_download(
+        self,
+        path_on_compute: str | None = None,
+        overwrite: bool | str = "if_changed",
+        **options: Any,
+    ) -> DataReference:
+        """Return a reference to all of the datastore, downloaded before the script runs."""
+        return self.path().as_download(path_on_compute, overwrite, **options)
+
+    def as_upload(
+        self,
+        path_on_compute: str | None = None,
+        overwrite: bool | str = "if_changed",
+        *,
+        when: When = "success",
+        **options: Any,
+    ) -> DataReference:
+        """Return a reference to the datastore's root, uploaded to after the script ran."""
+        return self.path().as_upload(path_on_compute, overwrite, when=when, **options)
+
+    # -- transfers ----------------------------------------------------------------------------
+
+    def upload(
+        self,
+        src_dir: str | Path,
+        target_path: str | None = None,
+        overwrite: bool | str = False,
+        show_progress: bool = True,
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+    ) -> TransferReport:
+        """Store every file of a folder, hidden ones too; each appears whole or not at all.
+
+        Args:
+            src_dir: the folder.
+            target_path: the place in the datastore; None for the root.
+            overwrite: "fail", "skip", "replace", "if_changed"; True is replace, False is skip.
+            show_progress: show a bar in a terminal, or a progress artifact in a Prefect run.
+            include: globs of names to take; none takes all.
+            exclude: globs of names to leave out.
+
+        Raises:
+            StageFailed: a file failed; the report in it has a row for each.
+            ConfigurationError: `src_dir` is no folder.
+            UnsafeName, NameCollision: names that the service cannot hold; nothing was moved.
+            ObjectExists: `overwrite="fail"` and something is there; nothing was moved.
+        """
+        source = folder_source(Path(src_dir), tuple(include), tuple(exclude))
+        return self._upload(source, target_path, overwrite, show_progress)
+
+    def upload_files(
+        self,
+        files: Iterable[str | Path],
+        relative_root: str | Path | None = None,
+        target_path: str | None = None,
+        overwrite: bool | str = False,
+        show_progress: bool = True,
+    ) -> TransferReport:
+        """Store single files, named relative to `relative_root` or to their common folder.
+
+        Raises:
+            ConfigurationError: a file is missing or lies outside of `relative_root`.
+            StageFailed, UnsafeName, NameCollision, ObjectExists: as for `upload`.
+        """
+        return self._upload(
+            files_source(files, relative_root), target_path, overwrite, show_progress
+        )
+
+    def _upload(
+        self, source: Any, target: str | None, overwrite: bool | str, show: bool
+    ) -> TransferReport:
+        rule = overwrite_rule(overwrite)
+        stop = Cancellation()
+        with self.open_store(stop) as store:
+            return upload(
+                store, source, target or "", rule, cancellation=stop, progress=display_for(show)
+            )
+
+    def download(
+        self,
+        target_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool | str = False,
+        show_progress: bool = True,
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        allow_empty: bool = False,
+    ) -> TransferReport:
+        """Fetch a file or a folder below `target_path`, each file whole and of one version.
+
+        Files keep their whole names, as in Azure ML: `prefix="foo"` gives `target_path/foo/...`.
+
+        Args:
+            target_path: the local folder; it is made when it is missing.
+            prefix: the file or folder in the datastore; `foo` never matches `foobar`.
+            overwrite: "fail", "skip", "replace", "if_changed"; True is replace, False is skip.
+            show_progress: show a bar in a terminal, or a progress artifact in a Prefect run.
+            include: globs of names to take; none takes all.
+            exclude: globs of names to leave out.
+            allow_empty: accept that nothing matches.
+
+        Raises:
+            ObjectNotFound: nothing matches.
+            StageFailed: a file failed; the report in it has a row for each.
+            UnsafeName, NameCollision: names that cannot be files here; nothing was moved.
+            ObjectExists: `overwrite="fail"` and something is there; nothing was moved.
+        """
+        request = DownloadRequest(
+            path=prefix or "",
+            include=tuple(include),
+            exclude=tuple(exclude),
+            overwrite=overwrite_rule(overwrite),
+            allow_empty=allow_empty,
+            whole_names=True,
+        )
+        stop = Cancellation()
+        with self.open_store(stop) as store:
+            return download(
+                store,
+                Path(target_path),
+                request,
+                cancellation=stop,
+                progress=display_for(show_progress),
+            )
+
+    def list_objects(
+        self, path: str | None = None, *, limit: int | None = None
+    ) -> list[ObjectInfo]:
+        """Return what is at a path and below it, in name order."""
+        place = normal_path(path)
+        with self.open_store() as store:
+            found = list(list_objects(store, folder_prefix(place), limit=limit))
+            if not found and place:
+                found = [store.head(ObjectName(place))]
+        return found
+
+    def check(self, *, write: bool = True) -> list[Check]:
+        """Try to sign in, list, read and write, and return what worked and how long it took."""
+        return check_store(self._connect(), write=write)
+
+    # -- what Prefect asks of a storage block ---------------------------------------------------
+
+    @either_way
+    def read_path(self, path: str) -> bytes:  # type: ignore[override]
+        """Return the content of one object.
+
+        Raises:
+            ObjectNotFound: it does not exist.
+        """
+        name = ObjectName(normal_path(path))
+        with self.open_store() as store:
+            info = store.head(name)
+            content = bytearray(info.size)
+            step = part_size(store.capabilities, info.size)
+            for offset in range(0, info.size, step):
+                store.read_into(
+                    name, offset, memoryview(content)[offset : offset + step], pin=info.etag
+                )
+        return bytes(content)
+
+    @either_way
+    def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
+        """Store one object, in place of any that was there."""
+        with self.open_store() as store:
+            writing = store.begin_write(ObjectName(normal_path(path)), len(content))
+            _write_all(writing, content, part_size(store.capabilities, len(content)))
+
+    @either_way
+    def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> None:  # type: ignore[override]
+        """Fetch a folder (the root when None) into a local one (the working directory when None)."""
+        request = DownloadRequest(path=from_path or "", overwrite="replace")
+        with self.open_store() as store:
+            download(store, Path(local_path or "."), request)
+
+    @either_way
+    def put_directory(  # type: ignore[override]
+        self,
+        local_path: str | None = None,
+        to_path: str | None = None,
+        ignore_file: str | None = None,
+    ) -> int:
+        """Store a local folder, without what the ignore file names; return the count of files."""
+        source = folder_source(Path(local_path or "."))
+        if ignore_file:
+            from prefect.utilities.filesystem import filter_files  # noqa: PLC0415
+
+            patterns = Path(ignore_file).read_text(encoding="utf-8").splitlines()
+            kept = filter_files(str(source.root), ignore_patterns=patterns, include_dirs=False)
+            source.files = [file for file in source.files if str(file.relative) in kept]
+        with self.open_store() as store:
+            return upload(store, source, to_path or "", "replace").count
+
+    def exists(self, path: str) -> bool:
+        """Tell whether an object is there; anything but a clear no of the service is an error."""
+        with self.open_store() as store:
+            try:
+                store.head(ObjectName(normal_path(path)))
+            except ObjectNotFound:
+                return False
+        return True
+
+
+def _write_all(writing: Writing, content: bytes, step: int) -> None:
+    view = memoryview(content)
+    try:
+        for index, offset in enumerate(range(0, len(content), step)):
+            writing.write_part(index, offset, view[offset : offset + step])
+        writing.commit(hashlib.md5(content, usedforsecurity=False).digest())
+    except BaseException:
+        writing.abort()
+        raise

@@ -1,0 +1,379 @@
+"""Files below one folder, written whole or not at all, and never outside of it.
+
+A `Folder` is opened once; every file in it is reached component by component relative to that
+handle and without following symbolic links, so that neither a listed name nor a link planted in
+the folder (before or during a transfer) leads elsewhere. A file appears under its name only when
+it is complete: `PartFile` writes beside it and renames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect_datastores.errors import (
+    AccessError,
+    DatastoreError,
+    LocalDiskFull,
+    ObjectExists,
+    ObjectNotFound,
+    TransferError,
+    UnsafeName,
+)
+from prefect_datastores.names import NameRules, RelativePath
+
+_PART_PREFIX, _PART_SUFFIX = ".pds-", ".part"
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def is_part(component: str) -> bool:
+    """Tell a part file, finished or left behind, from a file that people made."""
+    return component.startswith(_PART_PREFIX) and component.endswith(_PART_SUFFIX)
+
+
+def local_error(error: OSError, path: object) -> DatastoreError:
+    """Translate an error of the local disk into one of ours that names the path."""
+    reason = error.strerror or type(error).__name__
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return LocalDiskFull(f"No room for {path}: {reason}. Free some space, then run it again.")
+    if error.errno == errno.EFBIG:
+        return LocalDiskFull(f"No file of that size can be at {path}: {reason}.")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return AccessError(f"The local path {path} cannot be used: {reason}.")
+    if error.errno == errno.ENOENT:
+        return ObjectNotFound(f"The local path {path} does not exist.")
+    if error.errno == errno.ELOOP:
+        return UnsafeName(f"A symbolic link stands at {path}; it is not followed.")
+    return TransferError(f"The local path {path} failed: {reason}.")
+
+
+@contextmanager
+def _translated(path: object) -> Iterator[None]:
+    try:
+        yield
+    except DatastoreError:
+        raise
+    except OSError as error:
+        raise local_error(error, path) from error
+
+
+def _read_umask() -> int:
+    """Read the umask without setting it, which other threads would see."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+class Folder:
+    """A local folder held by a descriptor; all access goes below it and follows no link."""
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        """Open `root`, making it first when `create` is set.
+
+        Raises:
+            ObjectNotFound: it does not exist and `create` is not set.
+            AccessError: it cannot be made or opened.
+        """
+        self.root = root
+        with _translated(root):
+            if create:
+                root.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._mode = 0o666 & ~_read_umask()
+        self._touched: set[tuple[str, ...]] = set()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _directory(self, parts: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
+        fd = os.dup(self._fd)
+        try:
+            for depth, part in enumerate(parts, 1):
+                fd, parent = self._step(fd, part, self.root.joinpath(*parts[:depth]), create), fd
+                os.close(parent)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _step(fd: int, part: str, shown: Path, create: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
+        try:
+            return os.open(part, flags, dir_fd=fd)
+        except FileNotFoundError:
+            if not create:
+                raise
+        except NotADirectoryError as error:
+            # Linux answers ENOTDIR, not ELOOP, to O_DIRECTORY | O_NOFOLLOW on a link.
+            if stat.S_ISLNK(os.stat(part, dir_fd=fd, follow_symlinks=False).st_mode):
+                raise UnsafeName(
+                    f"A symbolic link stands at {shown}; it is not followed."
+                ) from error
+            raise ObjectExists(f"A file stands at {shown}, where a folder is needed.") from error
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(part, dir_fd=fd)
+        return os.open(part, flags, dir_fd=fd)
+
+    def shown(self, path: RelativePath) -> Path:
+        """Return the path as people know it; for messages, never for access."""
+        return self.root.joinpath(*path)
+
+    def stat(self, path: RelativePath) -> os.stat_result | None:
+        """Return what stands at `path` itself (a link is not followed), or None."""
+        try:
+            with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
+                return os.stat(path[-1], dir_fd=fd, follow_symlinks=False)
+        except (ObjectNotFound, ObjectExists):  # nothing there, or a file where a folder would be
+            return None
+
+    def entries(self, path: tuple[str, ...]) -> list[tuple[str, os.stat_result]]:
+        """Return the names in a directory, and what stands at each (links are not followed).
+
+        Raises:
+            ObjectNotFound: nothing is there.
+            ObjectExists: a file is there.
+            UnsafeName: a link is there, or above.
+        """
+        found = []
+        with _translated(self.root.joinpath(*path)), self._directory(path) as shared:
+            # Opened anew: descriptors that `dup` made share one position in the directory.
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(FileNotFoundError):
+                            found.append((entry.name, entry.stat(follow_symlinks=False)))
+            finally:
+                os.close(fd)
+        return found
+
+    def open_read(self, path: RelativePath) -> int:
+        """Open a regular file for reading; the caller closes the descriptor.
+
+        Raises:
+            ObjectNotFound: nothing is there.
+            UnsafeName: a link or something that is no regular file is there.
+        """
+        with _translated(self.shown(path)), self._directory(path[:-1]) as directory:
+            # O_NONBLOCK: opening a FIFO would wait for a writer forever.
+            fd = os.open(path[-1], os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW, dir_fd=directory)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise UnsafeName(f"{self.shown(path)} is not a regular file.")
+        return fd
+
+    def make_directory(self, path: RelativePath) -> None:
+        """Make the directory and those above it."""
+        with _translated(self.shown(path)), self._directory(path, create=True):
+            self._touch(path[:-1])
+
+    def remove(self, path: RelativePath) -> None:
+        """Remove one file.
+
+        Raises:
+            ObjectNotFound: nothing is there.
+        """
+        with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
+            os.unlink(path[-1], dir_fd=fd)
+            self._touch(path[:-1])
+
+    def part_file(self, path: RelativePath, size: int) -> PartFile:
+        """Open a part file for `path` in its own directory, with room for `size` bytes.
+
+        Raises:
+            LocalDiskFull: the disk has no room for it.
+        """
+        with _translated(self.shown(path)), self._directory(path[:-1], create=True) as directory:
+            return PartFile(self, path, os.dup(directory), size)
+
+    def _touch(self, directory: tuple[str, ...]) -> None:
+        with self._lock:
+            self._touched.add(directory)
+
+    def flush(self) -> None:
+        """Flush every directory that got or lost a name since the last flush."""
+        with self._lock:
+            touched, self._touched = self._touched, set()
+        for directory in touched:
+            # The folders above may be new as well; their names are flushed with them.
+            for depth in range(len(directory), -1, -1):
+                parts = directory[:depth]
+                if depth < len(directory) and parts in touched:
+                    break
+                with contextlib.suppress(FileNotFoundError), self._directory(parts) as fd:
+                    os.fsync(fd)
+
+    def rules(self) -> NameRules:
+        """Find out by trying what this file system makes of case and of Unicode forms."""
+        token = secrets.token_hex(8)
+        probe, other_case = (
+            f"{_PART_PREFIX}{token}\u00e9a{_PART_SUFFIX}",
+            f"{_PART_PREFIX}{token}\u00e9A{_PART_SUFFIX}",
+        )
+        decomposed = f"{_PART_PREFIX}{token}e\u0301a{_PART_SUFFIX}"
+        with _translated(self.root):
+            os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._fd))
+            try:
+                return NameRules(
+                    case_sensitive=not self._has(other_case),
+                    normalizes_unicode=self._has(decomposed),
+                )
+            finally:
+                os.unlink(probe, dir_fd=self._fd)
+
+    def _has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def free_bytes(self) -> int:
+        """Return the bytes that this process may still write on the folder's disk."""
+        usage = os.fstatvfs(self._fd)
+        return usage.f_bavail * usage.f_frsize
+
+
+class PartFile:
+    """One file being written; it has no name of its own until `publish`."""
+
+    def __init__(self, folder: Folder, path: RelativePath, directory: int, size: int) -> None:
+        """Make the file beside its destination; takes over the descriptor `directory`."""
+        self._folder, self._path, self._directory = folder, path, directory
+        self._name = f"{_PART_PREFIX}{secrets.token_hex(8)}{_PART_SUFFIX}"
+        self._open = True
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW
+            self._fd = os.open(self._name, flags, 0o600, dir_fd=directory)
+        except BaseException:
+            os.close(directory)
+            raise
+        try:
+            _reserve(self._fd, size)
+        except BaseException:
+            self.discard()
+            raise
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data` at `offset`; several threads may write different places.
+
+        Raises:
+            LocalDiskFull: the disk is full.
+        """
+        with _translated(self._folder.shown(self._path)):
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                data, offset = data[written:], offset + written
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read back what was written, to digest it."""
+        with _translated(self._folder.shown(self._path)):
+            return os.pread(self._fd, size, offset)
+
+    def publish(self, *, replace: bool, times: tuple[float, float] | None = None) -> None:
+        """Flush the file and give it its name in one step; the old file stands until then.
+
+        The directory is flushed by `Folder.flush`, once for all its files.
+
+        Raises:
+            ObjectExists: the name is taken and `replace` is not set.
+        """
+        shown = self._folder.shown(self._path)
+        name, directory = self._path[-1], self._directory
+        try:
+            with _translated(shown):
+                os.fchmod(self._fd, self._folder._mode)  # noqa: SLF001 - one room, two classes
+                if times:
+                    os.utime(self._fd, times)
+                os.fsync(self._fd)
+                if replace:
+                    self._refuse_directory(shown)
+                    os.rename(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+                else:
+                    self._publish_new(shown)
+                self._folder._touch(self._path[:-1])  # noqa: SLF001
+        except BaseException:
+            self.discard()
+            raise
+        self._close()
+
+    def _refuse_directory(self, shown: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(self._path[-1], dir_fd=self._directory, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                raise ObjectExists(f"A folder stands at {shown}, where a file is to be written.")
+            if stat.S_ISLNK(mode):
+                raise UnsafeName(
+                    f"A symbolic link stands at {shown}; it is not replaced or followed."
+                )
+
+    def _publish_new(self, shown: Path) -> None:
+        name, directory = self._path[-1], self._directory
+        try:
+            # A hard link fails when the name is taken; a rename would replace it.
+            os.link(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except FileExistsError as error:
+            raise ObjectExists(f"{shown} exists already.") from error
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            self._reserve_name(shown)
+            os.rename(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+        os.unlink(self._name, dir_fd=directory)
+
+    def _reserve_name(self, shown: Path) -> None:
+        """Take the name with an empty file where there are no hard links (SMB, exFAT, some FUSE)."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
+        try:
+            os.close(os.open(self._path[-1], flags, 0o600, dir_fd=self._directory))
+        except FileExistsError as error:
+            raise ObjectExists(f"{shown} exists already.") from error
+
+    def discard(self) -> None:
+        """Remove the part file; nothing of it remains."""
+        if self._open:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._directory)
+            self._close()
+
+    def _close(self) -> None:
+        self._open = False
+        os.close(self._fd)
+        os.close(self._directory)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Reserve the blocks now, so that a full disk shows before the first byte."""
+    if not size:
+        return
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except (AttributeError, OSError) as error:
+        # macOS has no posix_fallocate; some file systems refuse it: then only the length is set.
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        os.ftruncate(fd, size)

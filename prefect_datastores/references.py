@@ -1,0 +1,263 @@
+"""References: which part of which datastore, and how it reaches a script. Values, without secrets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCollision
+from prefect_datastores.names import (
+    datastore_name,
+    default_reference_name,
+    join,
+    normal_path,
+    reference_name,
+)
+from prefect_datastores.staging.plan import Overwrite, overwrite_rule
+
+Mode = Literal["mount", "download", "upload"]
+When = Literal["success", "always", "failure"]
+
+
+class DataReference(BaseModel):
+    """A place in a datastore and the way it is staged: frozen, JSON-able, free of secrets.
+
+    `str(reference)` is `$AZUREML_DATAREFERENCE_<name>`, the variable that holds its path when a
+    script runs. The name is the datastore's at the root, else made from datastore and path, and
+    is the same every time. `path()` and `as_*()` return copies.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Data reference")
+
+    datastore: str = Field(title="Datastore", description="The name of a registered datastore.")
+    path_on_datastore: str = Field(
+        "", title="Path", description="A file or folder in it; empty for all of it."
+    )
+    mode: Mode = Field("mount", title="Mode", description="How the data reaches the script.")
+    data_reference_name: str = Field(
+        "", title="Name", description="Part of the script's variable; empty for the usual name."
+    )
+    path_on_compute: str = Field(
+        "",
+        title="Path on compute",
+        description="Where the data is in the script's working directory; empty for a place of its own.",
+    )
+    overwrite: Overwrite = Field(
+        "if_changed", title="Overwrite", description="What happens to files that exist already."
+    )
+    include: tuple[str, ...] = Field(
+        (), title="Include", description="Globs of names to take; none for all."
+    )
+    exclude: tuple[str, ...] = Field(
+        (), title="Exclude", description="Globs of names to leave out."
+    )
+    allow_empty: bool = Field(
+        False, title="Allow empty", description="Whether nothing at all is fine."
+    )
+    when: When = Field(
+        "success", title="When", description="After which outcome an upload is made."
+    )
+    fallback: Literal["", "download"] = Field(
+        "", title="Fallback", description="What a mount becomes where no mount can be had."
+    )
+
+    # A datastore that is not registered travels with its references, inside this process only.
+    _unregistered: Any = PrivateAttr(default=None)
+
+    @field_validator("datastore")
+    @classmethod
+    def _datastore_name(cls, value: str) -> str:
+        return datastore_name(value)
+
+    @field_validator("path_on_datastore")
+    @classmethod
+    def _normal_path(cls, value: str) -> str:
+        return str(normal_path(value))
+
+    @field_validator("data_reference_name")
+    @classmethod
+    def _reference_name(cls, value: str) -> str:
+        return reference_name(value) if value else ""
+
+    @field_validator("path_on_compute")
+    @classmethod
+    def _path_on_compute(cls, value: str) -> str:
+        # An absolute path is the caller's own choice of place; a relative one stays where it is.
+        place = value.rstrip("/") if value.startswith("/") else str(normal_path(value))
+        if value and not place:
+            raise ConfigurationError(
+                f"path_on_compute={value!r} is refused: name a file or folder; leave it out for a place of its own."
+            )
+        return place
+
+    @field_validator("overwrite", mode="before")
+    @classmethod
+    def _overwrite(cls, value: Any) -> Overwrite:
+        return overwrite_rule(value)
+
+    @property
+    def name(self) -> str:
+        """The reference's name: valid in an environment variable, the same every time."""
+        return self.data_reference_name or default_reference_name(
+            self.datastore, self.path_on_datastore
+        )
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of Azure ML that holds the path for the script."""
+        return f"AZUREML_DATAREFERENCE_{self.name}"
+
+    def variables(self) -> tuple[str, str]:
+        """Return both variables that hold the path for the script."""
+        return self.variable, f"DATASTORE_{self.name.upper()}"
+
+    def __str__(self) -> str:
+        """Give what stands for the path in arguments: `$AZUREML_DATAREFERENCE_<name>`."""
+        return f"${self.variable}"
+
+    @property
+    def uri(self) -> str:
+        """The place as people write it: `name:path`."""
+        return f"{self.datastore}:{self.path_on_datastore}"
+
+    def path(self, path: str, data_reference_name: str | None = None) -> DataReference:
+        """Return a reference to `path` below this place, with the same options."""
+        return self._copy(
+            path_on_datastore=join(self.path_on_datastore, normal_path(path)),
+            data_reference_name=data_reference_name or "",
+        )
+
+    def as_download(
+        self,
+        path_on_compute: str | None = None,
+        overwrite: bool | str = "if_changed",
+        *,
+        include: list[str] | tuple[str, ...] = (),
+        exclude: list[str] | tuple[str, ...] = (),
+        allow_empty: bool = False,
+    ) -> DataReference:
+        """Return the reference as data that is downloaded before the script runs.
+
+        Args:
+            path_on_compute: where, relative to the script's working directory, or absolute.
+            overwrite: what happens to files there: "fail", "skip", "replace" or "if_changed".
+            include: globs of names to take, below the path; none takes all.
+            exclude: globs of names to leave out.
+            allow_empty: accept that nothing matches.
+        """
+        return self._copy(
+            mode="download",
+            path_on_compute=path_on_compute or "",
+            overwrite=overwrite,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            allow_empty=allow_empty,
+        )
+
+    def as_mount(self, *, fallback: Literal["", "download"] | None = None) -> DataReference:
+        """Return the reference as data that is mounted while the script runs.
+
+        Args:
+            fallback: "download" gives the same paths by downloading where no mount can be had.
+        """
+        return self._copy(mode="mount", path_on_compute="", fallback=fallback or "")
+
+    def as_upload(
+        self,
+        path_on_compute: str | None = None,
+        overwrite: bool | str = "if_changed",
+        *,
+        include: list[str] | tuple[str, ...] = (),
+        exclude: list[str] | tuple[str, ...] = (),
+        allow_empty: bool = False,
+        when: When = "success",
+    ) -> DataReference:
+        """Return the reference as data that is uploaded after the script ran.
+
+        Args:
+            path_on_compute: the file or folder to upload, relative to the script's working
+                directory, or absolute. None gives the script a folder of its own by variable.
+            overwrite: what happens to objects there: "fail", "skip", "replace" or "if_changed".
+            include: globs of names to take.
+            exclude: globs of names to leave out.
+            allow_empty: accept that there is nothing to upload.
+            when: after "success", after "failure", or "always".
+        """
+        return self._copy(
+            mode="upload",
+            path_on_compute=path_on_compute or "",
+            overwrite=overwrite,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            allow_empty=allow_empty,
+            when=when,
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave a datastore that is not registered, and its secret, out of pickles."""
+        state = super().__getstate__()
+        return {**state, "__pydantic_private__": {"_unregistered": None}}
+
+    def _copy(self, **changes: Any) -> DataReference:
+        copy = checked_reference({**self.model_dump(), **changes})
+        copy._unregistered = self._unregistered  # noqa: SLF001 - a copy of the same class
+        return copy
+
+
+def checked_reference(values: dict[str, Any]) -> DataReference:
+    """Make a reference; what is refused is said by this package's errors, not by pydantic's.
+
+    Raises:
+        UnsafeName: a path has a `..`, or a component that no store may see.
+        ConfigurationError: a name or an option is refused.
+    """
+    try:
+        return DataReference.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        cause = fault.get("ctx", {}).get("error")
+        if isinstance(cause, DatastoreError):
+            raise cause from None
+        option = fault["loc"][0]
+        raise ConfigurationError(
+            f"{option}={fault['input']!r} is refused: {fault['msg']}."
+        ) from None
+
+
+def check_references(references: list[DataReference]) -> None:
+    """Return when the references can stand side by side in one run.
+
+    Raises:
+        NameCollision: two have one name, and so one variable.
+        ConfigurationError: two are to be written to one place.
+    """
+    names: dict[str, DataReference] = {}
+    places: dict[str, DataReference] = {}
+    for reference in references:
+        other = names.setdefault(reference.name.upper(), reference)
+        if other is not reference and other != reference:
+            raise NameCollision(
+                f"Two references share the name {reference.name!r}: {_shown(other)} and {_shown(reference)}. Give one "
+                "a name of its own: datastore.path(..., data_reference_name='...')."
+            )
+        if reference.path_on_compute and reference.mode != "upload":
+            for place, other in places.items():
+                if other != reference and _overlap(place, reference.path_on_compute):
+                    raise ConfigurationError(
+                        f"{_shown(other)} and {_shown(reference)} would lie in one another: at {place!r} and "
+                        f"{reference.path_on_compute!r}."
+                    )
+            other = places.setdefault(reference.path_on_compute, reference)
+            if other != reference:
+                raise ConfigurationError(
+                    f"{_shown(other)} and {_shown(reference)} would both be at {reference.path_on_compute!r}."
+                )
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one != other and (one.startswith(f"{other}/") or other.startswith(f"{one}/"))
+
+
+def _shown(reference: DataReference) -> str:
+    return f"{reference.uri!r} as {reference.mode}"

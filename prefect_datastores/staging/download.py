@@ -1,0 +1,281 @@
+"""Download: objects of a store become files, each whole and of one version, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from prefect_datastores.errors import (
+    DatastoreError,
+    IntegrityError,
+    LocalDiskFull,
+    NameCollision,
+    ObjectExists,
+    ObjectNotFound,
+    StageFailed,
+    TransferCancelled,
+)
+from prefect_datastores.files import Folder, PartFile
+from prefect_datastores.names import (
+    NameRules,
+    ObjectName,
+    RelativePath,
+    folder_prefix,
+    matcher,
+    normal_path,
+)
+from prefect_datastores.staging.digest import md5_of, md5_of_file
+from prefect_datastores.staging.engine import Cancellation, Lanes, Limits, run
+from prefect_datastores.staging.plan import (
+    NO_FILE,
+    DownloadPlan,
+    Fetch,
+    Overwrite,
+    Selection,
+    plan_download,
+)
+from prefect_datastores.staging.progress import Progress, Silent
+from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects, part_size
+
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadRequest:
+    """What is wanted: the place in the store, where it goes, and by which rules.
+
+    With `whole_names` a file keeps its name from the store's root (as `Datastore.download` of Azure
+    ML lays out files); without, it is laid out relative to `path`.
+    """
+
+    path: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    overwrite: Overwrite = "if_changed"
+    allow_empty: bool = False
+    whole_names: bool = False
+
+    def selection(self, prefix: str) -> Selection:
+        """Return the selection below `prefix`."""
+        return Selection(
+            "" if self.whole_names else prefix,
+            matcher(self.include, self.exclude),
+            self.whole_names,
+        )
+
+
+def is_file(store: ObjectStore, path: str) -> ObjectInfo | None:
+    """Return the object when `path` names one, None when it is a folder (or nothing yet).
+
+    Raises:
+        NameCollision: it is both.
+    """
+    if not path:
+        return None
+    try:
+        info = store.head(ObjectName(path))
+    except ObjectNotFound:
+        return None
+    if info.is_marker:
+        return None
+    if store.list_page(folder_prefix(path), limit=1).objects:
+        raise NameCollision(
+            f"{store.url}/{path} is an object and a folder at once; name what is below it."
+        )
+    return info
+
+
+def plan(store: ObjectStore, destination: Path, request: DownloadRequest) -> DownloadPlan:
+    """Say what a download would do; nothing is written, and `destination` need not exist.
+
+    Raises:
+        ObjectNotFound: nothing matches, and `allow_empty` is not set.
+        UnsafeName, NameCollision, ObjectExists: as `plan_download` says.
+    """
+    if destination.is_dir():
+        with Folder(destination) as folder:
+            return _plan(store, folder, request)
+    return _plan(store, None, request)
+
+
+def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -> DownloadPlan:
+    path = normal_path(request.path)
+    single = is_file(store, path)
+    listing: Iterable[ObjectInfo]
+    if single is not None:
+        listing, prefix = [single], folder_prefix(path.rpartition("/")[0])
+    else:
+        prefix = folder_prefix(path)
+        listing = list_objects(store, prefix)
+
+    def size_at(path: RelativePath) -> int | None:
+        found = folder.stat(path) if folder else None
+        if found is None:
+            return None
+        # Where a link or a folder is in the way, writing there says what it is.
+        return found.st_size if stat.S_ISREG(found.st_mode) else NO_FILE
+
+    rules = folder.rules() if folder else NameRules()
+    made = plan_download(listing, request.selection(prefix), rules, request.overwrite, size_at)
+    if not made.fetches and not made.directories and not request.allow_empty:
+        globs = f" that matches include={list(request.include)} exclude={list(request.exclude)}"
+        raise ObjectNotFound(
+            f"There is nothing at {path or 'the root'!r} in {store.url}"
+            f"{globs if request.include or request.exclude else ''}. "
+            "Check the path, or say allow_empty=True if that is fine."
+        )
+    return made
+
+
+def download(
+    store: ObjectStore,
+    destination: Path,
+    request: DownloadRequest,
+    *,
+    limits: Limits | None = None,
+    cancellation: Cancellation | None = None,
+    progress: Progress | None = None,
+) -> TransferReport:
+    """Bring what `request` names below `destination`; return only when all of it is there, flushed.
+
+    Raises:
+        StageFailed: an object failed; the others were tried, and the report has a row for each.
+        LocalDiskFull: the disk cannot hold the plan; nothing was written.
+        TransferCancelled: `cancellation` was set; no part file is left.
+        DatastoreError: as `plan` says.
+    """
+    began, progress = time.monotonic(), progress or Silent()
+    with Folder(destination, create=True) as folder:
+        made = _plan(store, folder, request)
+        _check_room(made, folder)
+        for directory in made.directories:
+            folder.make_directory(directory)
+        progress.begin(f"Downloading from {store.url}", len(made.fetches), made.size)
+        rows = run(
+            made.fetches,
+            _Fetching(store, folder, request.overwrite).fetch,
+            _failed,
+            limits=limits or Limits(),
+            cancellation=cancellation or Cancellation(),
+            progress=progress,
+        )
+        folder.flush()
+    source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
+    report = TransferReport(
+        "download", source, str(destination), tuple(rows), time.monotonic() - began
+    )
+    raise_failures(report)
+    return report
+
+
+def raise_failures(report: TransferReport) -> None:
+    """Return when every object of the report is well.
+
+    Raises:
+        StageFailed: one is not.
+    """
+    if not report.failed:
+        return
+    failed = report.of("failed")
+    shown = "\n  ".join(f"{row.name}: {row.detail}" for row in failed[:_SHOWN])
+    more = f"\n  ... and {len(failed) - _SHOWN} more." if len(failed) > _SHOWN else ""
+    untried = (
+        f" {plural(len(report.of('cancelled')), 'object')} not tried."
+        if report.of("cancelled")
+        else ""
+    )
+    raise StageFailed(
+        f"The {report.direction} from {report.source} to {report.destination} failed for "
+        f"{len(failed)} of {plural(len(report.rows), 'object')}.{untried}\n  {shown}{more}",
+        report,
+    )
+
+
+def _check_room(made: DownloadPlan, folder: Folder) -> None:
+    # What is to be compared has its length already, and most often its content.
+    needed = sum(item.info.size for item in made.fetches if item.verdict == "move")
+    free = folder.free_bytes()
+    if needed > free:
+        raise LocalDiskFull(
+            f"Nothing was moved: {human_bytes(needed)} are to be downloaded to {folder.root}, "
+            f"whose disk has {human_bytes(free)} free."
+        )
+
+
+def _failed(item: Fetch, error: DatastoreError) -> ObjectRow:
+    return failed_row(item.info.name, str(item.path), item.info.size, error)
+
+
+def failed_row(name: str, path: str, size: int, error: DatastoreError) -> ObjectRow:
+    """Return the row of an object that was not moved."""
+    action: Action = "cancelled" if isinstance(error, TransferCancelled) else "failed"
+    return ObjectRow(name, path, size, action, detail=str(error))
+
+
+class _Fetching:
+    """Fetches one object at a time; used by many threads."""
+
+    def __init__(self, store: ObjectStore, folder: Folder, overwrite: Overwrite) -> None:
+        self._store, self._folder, self._overwrite = store, folder, overwrite
+
+    def fetch(self, item: Fetch, lanes: Lanes) -> ObjectRow:
+        row = ObjectRow(
+            item.info.name, str(item.path), item.info.size, "moved", "length", item.detail
+        )
+        if item.verdict == "keep":
+            return dataclasses.replace(row, action="skipped", verified="")
+        if item.verdict == "compare" and self._is_same(item, lanes):
+            lanes.progress.moved(item.info.size)
+            return dataclasses.replace(row, action="unchanged", verified="md5")
+        try:
+            self._move(item, lanes)
+        except ObjectExists as error:
+            if self._overwrite == "skip":
+                return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
+            raise
+        return dataclasses.replace(row, verified="md5" if item.info.digest else "length")
+
+    def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
+        """Compare digests; without one at the service nothing can be said, so it is fetched again."""
+        if item.info.digest is None:
+            return False
+        fd = self._folder.open_read(item.path)
+        try:
+            return md5_of_file(fd, lanes.cancellation) == item.info.digest
+        finally:
+            os.close(fd)
+
+    def _move(self, item: Fetch, lanes: Lanes) -> None:
+        part = self._folder.part_file(item.path, item.info.size)
+        try:
+            self._fill(part, item, lanes)
+            self._verify(part, item, lanes)
+            lanes.cancellation.check()
+        except BaseException:
+            part.discard()
+            raise
+        part.publish(replace=self._overwrite in {"replace", "if_changed"})
+
+    def _fill(self, part: PartFile, item: Fetch, lanes: Lanes) -> None:
+        def one(_: int, offset: int, length: int) -> None:
+            lanes.cancellation.check()
+            buffer = memoryview(bytearray(length))
+            self._store.read_into(item.name, offset, buffer, pin=item.info.etag or None)
+            part.write_at(offset, buffer)
+
+        lanes.each_part(item.info.size, part_size(self._store.capabilities, item.info.size), one)
+
+    @staticmethod
+    def _verify(part: PartFile, item: Fetch, lanes: Lanes) -> None:
+        if item.info.digest is None:
+            return
+        if md5_of(part.read_at, lanes.cancellation) != item.info.digest:
+            raise IntegrityError(
+                f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not published. "
+                "It was damaged on its way, or stored damaged."
+            )

@@ -1,0 +1,226 @@
+"""Upload: local files become objects, each whole, from a file that held still, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable
+
+from prefect_datastores.errors import DatastoreError, ObjectExists, ObjectNotFound, SourceChanged
+from prefect_datastores.files import Folder, local_error
+from prefect_datastores.names import ObjectName, folder_prefix, normal_path
+from prefect_datastores.staging.digest import md5_of_file
+from prefect_datastores.staging.download import failed_row, raise_failures
+from prefect_datastores.staging.engine import Cancellation, Lanes, Limits, run
+from prefect_datastores.staging.plan import Overwrite, Send, UploadPlan, plan_upload
+from prefect_datastores.staging.progress import Progress, Silent
+from prefect_datastores.staging.report import ObjectRow, TransferReport
+from prefect_datastores.staging.walk import Source
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
+
+_OVERTAKEN = 3  # times that another writer of the same object may come first
+_FEW = 16  # files that are asked for one by one instead of listing the whole target
+
+
+def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) -> UploadPlan:
+    """Say what an upload would do; nothing is written.
+
+    Raises:
+        UnsafeName, NameCollision, ObjectExists: as `plan_upload` says.
+    """
+    rules = store.name_rules()
+    # Names first: a bad one must not reach the service, not even in a question about it.
+    names = [item.name for item in plan_upload(source.files, target, rules, "replace", {}).sends]
+    existing = {} if overwrite == "replace" else _existing(store, target, names)
+    return plan_upload(source.files, target, rules, overwrite, existing)
+
+
+def _existing(store: ObjectStore, target: str, names: list[ObjectName]) -> dict[str, ObjectInfo]:
+    if len(names) > _FEW:
+        wanted = set(names)
+        listed = list_objects(store, folder_prefix(target))
+        return {info.name: info for info in listed if info.name in wanted and not info.is_marker}
+    found: dict[str, ObjectInfo] = {}
+    for name in names:
+        with contextlib.suppress(ObjectNotFound):
+            found[name] = store.head(name)
+    return found
+
+
+def upload(
+    store: ObjectStore,
+    source: Source,
+    target: str,
+    overwrite: Overwrite,
+    *,
+    limits: Limits | None = None,
+    cancellation: Cancellation | None = None,
+    progress: Progress | None = None,
+) -> TransferReport:
+    """Store the files of `source` below `target`; return only when each is committed.
+
+    Raises:
+        StageFailed: a file failed; the others were tried, and the report has a row for each.
+        TransferCancelled: `cancellation` was set; what is committed is whole.
+        DatastoreError: as `plan` says.
+    """
+    began, progress, target = time.monotonic(), progress or Silent(), normal_path(target)
+    made = plan(store, source, target, overwrite)
+    with Folder(source.root) as folder:
+        progress.begin(f"Uploading to {store.url}", len(made.sends), made.size)
+        rows = run(
+            made.sends,
+            _Sending(store, folder, overwrite).send,
+            _failed,
+            limits=limits or Limits(),
+            cancellation=cancellation or Cancellation(),
+            progress=progress,
+        )
+    destination = f"{store.url}/{target}".rstrip("/")
+    everything = (*rows, *source.ignored)
+    report = TransferReport(
+        "upload", str(source.root), destination, everything, time.monotonic() - began
+    )
+    raise_failures(report)
+    return report
+
+
+def _failed(item: Send, error: DatastoreError) -> ObjectRow:
+    return failed_row(item.name, str(item.source.relative), item.source.size, error)
+
+
+class _Sending:
+    """Sends one file at a time; used by many threads."""
+
+    def __init__(self, store: ObjectStore, folder: Folder, overwrite: Overwrite) -> None:
+        self._store, self._folder, self._overwrite = store, folder, overwrite
+
+    def send(self, item: Send, lanes: Lanes) -> ObjectRow:
+        row = ObjectRow(
+            item.name, str(item.source.relative), item.source.size, "moved", "md5", item.detail
+        )
+        if item.verdict == "keep":
+            return dataclasses.replace(row, action="skipped", verified="")
+        fd = self._folder.open_read(item.source.path)
+        try:
+            if item.verdict == "compare" and self._is_same(item, fd, lanes):
+                lanes.progress.moved(item.source.size)
+                return dataclasses.replace(row, action="unchanged")
+            info = self._move_in_spite_of_others(item, fd, lanes)
+        except ObjectExists as error:
+            if self._overwrite == "skip":
+                return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
+            raise
+        finally:
+            os.close(fd)
+        return dataclasses.replace(row, size=info.size, verified="md5" if info.digest else "length")
+
+    @staticmethod
+    def _is_same(item: Send, fd: int, lanes: Lanes) -> bool:
+        if item.replaces is None or item.replaces.digest is None:
+            return False
+        return md5_of_file(fd, lanes.cancellation) == item.replaces.digest
+
+    def _move_in_spite_of_others(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
+        """Send once more what another writer's commit of the same name made the service drop."""
+        for _ in range(_OVERTAKEN if self._overwrite == "replace" else 0):
+            with contextlib.suppress(ObjectExists):
+                return self._move(item, fd, lanes)
+        return self._move(item, fd, lanes)
+
+    def _move(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
+        before = os.fstat(fd)
+        size, step = before.st_size, part_size(self._store.capabilities, before.st_size)
+        writing = self._begin(item, size)
+        try:
+            if size > step:
+                digest = self._send_parts(writing, item, fd, size, step, lanes)
+                return self._commit(writing, item, fd, before, digest, lanes)
+            # The only part may be sent with the commit, so its bytes are held until then.
+            with lanes.holding(size):
+                digest = self._send_only_part(writing, item, fd, size)
+                info = self._commit(writing, item, fd, before, digest, lanes)
+            lanes.progress.moved(size)
+        except BaseException:
+            writing.abort()
+            raise
+        return info
+
+    @staticmethod
+    def _commit(
+        writing: Writing, item: Send, fd: int, before: os.stat_result, digest: bytes, lanes: Lanes
+    ) -> ObjectInfo:
+        if _version(before) != _version(os.fstat(fd)):
+            raise _changed(item)
+        lanes.cancellation.check()
+        return writing.commit(digest)
+
+    def _begin(self, item: Send, size: int) -> Writing:
+        if self._overwrite == "if_changed" and item.replaces is not None:
+            return self._store.begin_write(item.name, size, replaces=item.replaces.etag)
+        return self._store.begin_write(item.name, size, if_absent=self._overwrite != "replace")
+
+    @staticmethod
+    def _send_only_part(writing: Writing, item: Send, fd: int, size: int) -> bytes:
+        data = _read(item, fd, 0, size)
+        if data:
+            writing.write_part(0, 0, memoryview(data))
+        return hashlib.md5(data, usedforsecurity=False).digest()
+
+    @staticmethod
+    def _send_parts(
+        writing: Writing, item: Send, fd: int, size: int, step: int, lanes: Lanes
+    ) -> bytes:
+        """Read the file once, in order, for the digest; send its parts as they come, many at once."""
+        digest, sent = hashlib.md5(usedforsecurity=False), []
+        try:
+            for index, offset in enumerate(range(0, size, step)):
+                length = min(step, size - offset)
+                lanes.take(length)
+                try:
+                    data = _read(item, fd, offset, length)
+                    digest.update(data)
+                except BaseException:
+                    lanes.give(length)
+                    raise
+                sent.append(lanes.send_part(length, _part(writing, index, offset, data, lanes)))
+        finally:
+            lanes.gather(sent)
+        return digest.digest()
+
+
+def _part(
+    writing: Writing, index: int, offset: int, data: bytes, lanes: Lanes
+) -> Callable[[], None]:
+    def work() -> None:
+        lanes.cancellation.check()
+        writing.write_part(index, offset, memoryview(data))
+        lanes.progress.moved(len(data))
+
+    return work
+
+
+def _read(item: Send, fd: int, offset: int, length: int) -> bytes:
+    try:
+        data = os.pread(fd, length, offset)
+        while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+            data += more
+    except OSError as error:
+        raise local_error(error, item.source.path) from error
+    if len(data) < length:
+        raise _changed(item)
+    return data
+
+
+def _version(info: os.stat_result) -> tuple[int, int, int]:
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _changed(item: Send) -> SourceChanged:
+    return SourceChanged(
+        f"The local file {item.source.relative} changed while it was read; nothing of it was stored. "
+        "Upload it when its writer is done."
+    )

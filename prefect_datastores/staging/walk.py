@@ -1,0 +1,130 @@
+"""Finds the local files of an upload, and what cannot be one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect_datastores.errors import ConfigurationError, UnsafeName
+from prefect_datastores.files import is_part, local_error
+from prefect_datastores.names import NameCheck, NameRules, RelativePath, matcher
+from prefect_datastores.staging.plan import SourceFile
+from prefect_datastores.staging.report import ObjectRow
+
+
+@dataclass
+class Source:
+    """Files below `root` in name order, and rows for what is there but is not transferred."""
+
+    root: Path
+    files: list[SourceFile] = field(default_factory=list)
+    ignored: list[ObjectRow] = field(default_factory=list)
+
+    def ignore(self, relative: str, why: str) -> None:
+        """Take note of something that will not be transferred."""
+        self.ignored.append(ObjectRow(relative, relative, 0, "ignored", detail=why))
+
+
+def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Source:
+    """Find every regular file below `root`, hidden ones too.
+
+    A link to a file below `root` is that file under the link's name; any other link, and every
+    socket, FIFO or device, is reported and not followed.
+
+    Raises:
+        ConfigurationError: `root` is no folder.
+        UnsafeName: a file has a name that no store may see.
+        AccessError: a folder cannot be read; it is not taken for an empty one.
+    """
+    if not root.is_dir():
+        what = "is a file; use upload_files for files" if root.exists() else "does not exist"
+        raise ConfigurationError(f"The source folder {root} {what}.")
+    source, match, check = Source(root), matcher(include, exclude), NameCheck(NameRules())
+    for relative, entry in _walk(root, ""):
+        if not match.match(relative):
+            continue
+        if is_part(entry.name):
+            source.ignore(relative, "a part file that an interrupted transfer left")
+            continue
+        try:
+            _take(source, relative, entry)
+        except UnsafeName as fault:
+            check.refuse(fault)
+    check.raise_faults("the source")
+    return source
+
+
+def _walk(folder: Path, shown: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise local_error(error, folder) from error
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(folder / entry.name, f"{shown}{entry.name}/")
+        else:
+            yield f"{shown}{entry.name}", entry
+
+
+def _take(source: Source, relative: str, entry: os.DirEntry[str]) -> None:
+    path = Path(entry.path)
+    try:
+        if entry.is_symlink():
+            target = path.resolve(strict=True)
+            if not target.is_file() or not target.is_relative_to(source.root.resolve()):
+                source.ignore(relative, "a link that does not lead to a file below the source")
+                return
+            opened = RelativePath(target.relative_to(source.root.resolve()).as_posix())
+        elif entry.is_file(follow_symlinks=False):
+            opened = RelativePath(relative)
+        else:
+            source.ignore(relative, "not a regular file")
+            return
+        source.files.append(SourceFile(opened, RelativePath(relative), path.stat().st_size))
+    except (OSError, RuntimeError) as error:
+        if entry.is_symlink():  # RuntimeError: a loop of links, Python 3.12 and before
+            source.ignore(relative, "a link that leads nowhere")
+        elif isinstance(error, OSError):
+            raise local_error(error, path) from error
+        else:
+            raise
+
+
+def files_source(files: Iterable[str | Path], relative_root: str | Path | None) -> Source:
+    """Take the given files; their names are relative to `relative_root`, or to their common folder.
+
+    Raises:
+        ConfigurationError: one is missing, is no file, or lies outside of `relative_root`.
+    """
+    paths = [Path(file).absolute() for file in files]
+    for path in paths:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise ConfigurationError(f"The file {path} {what}.")
+    if relative_root is not None:
+        root = Path(os.path.normpath(Path(relative_root).absolute()))
+    elif paths:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    else:
+        root = Path.cwd()
+    source = Source(root)
+    for path in paths:
+        normal = Path(os.path.normpath(path))
+        if not normal.is_relative_to(root):
+            raise ConfigurationError(f"The file {path} does not lie below relative_root {root}.")
+        relative = RelativePath(normal.relative_to(root).as_posix())
+        info = path.stat()
+        opened = relative
+        if stat.S_ISLNK(path.lstat().st_mode):
+            resolved = path.resolve()
+            if not resolved.is_relative_to(root.resolve()):
+                raise ConfigurationError(
+                    f"The file {path} is a link out of {root}; name the file itself."
+                )
+            opened = RelativePath(resolved.relative_to(root.resolve()).as_posix())
+        source.files.append(SourceFile(opened, relative, info.st_size))
+    return source

@@ -1,0 +1,1 @@
+"""Transports: one small interface, one file per service. Only here is `azure.*` imported."""

@@ -1,0 +1,200 @@
+"""What a store is: the one interface between the engines and a service.
+
+A store is used by many threads at once. Every method is one request, or a few, and may be called
+again after it failed: retry, limits and the like are decorators of this interface (`retry(store)`),
+never code inside a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefect_datastores.errors import IntegrityError, TransferError
+from prefect_datastores.names import NameRules, ObjectName
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as a listing or a HEAD shows it.
+
+    `name` is what the service said, unchecked: it becomes an `ObjectName` or a `RelativePath`
+    before it is used. `etag` stands for one version of the content. `digest` is the MD5 of the
+    whole, where the service holds one. `modified` is in seconds since the epoch.
+    """
+
+    name: str
+    size: int
+    etag: str
+    digest: bytes | None = None
+    modified: float | None = None
+    is_marker: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a listing; `marker` asks for the next, None means that this is the last."""
+
+    objects: tuple[ObjectInfo, ...] = ()
+    folders: tuple[str, ...] = ()
+    marker: str | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the service behind a store can do, so that engines ask instead of guessing."""
+
+    kind: str
+    stores_digest: bool = False
+    part_size: int = 4 * 2**20
+    max_parts: int = 50_000
+    page_size: int = 5000
+
+
+class Writing(Protocol):
+    """One object being written. Nobody sees anything of it before `commit`."""
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        """Store part `index`, whose first byte is at `offset`; in any order, from any thread."""
+
+    def commit(self, digest: bytes) -> ObjectInfo:
+        """Make the whole visible in one step and keep `digest`, its MD5, with it.
+
+        Raises:
+            ObjectExists: it was to be new, or to replace one version, and that no longer holds.
+        """
+
+    def abort(self) -> None:
+        """Leave nothing behind that a reader or the next attempt would see."""
+
+
+class ObjectStore(Protocol):
+    """Objects by name, in one container (or share, or folder) of a service."""
+
+    @property
+    def url(self) -> str:
+        """Where the store is, for people and for cache keys; never with a secret."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do."""
+
+    def name_rules(self) -> NameRules:
+        """Say which names the service takes for one; needs the container to exist."""
+
+    def create_root(self) -> None:
+        """Make the container unless it exists.
+
+        Raises:
+            AuthenticationFailed, AccessDenied, EndpointUnreachable: why it could not be made.
+        """
+
+    def check_root(self) -> None:
+        """Return when the container exists and the credential may list it.
+
+        Raises:
+            ContainerNotFound: the container is missing.
+            AuthenticationFailed: the key, token or identity is wrong.
+            AccessDenied: the right to list is missing.
+            EndpointUnreachable: the account's host does not exist or does not answer.
+        """
+
+    def list_page(
+        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
+    ) -> Page:
+        """Return one page of the objects whose names begin with `prefix`, in name order.
+
+        With `recursive=False` what lies deeper than the next `/` is folded into `folders`.
+
+        Raises:
+            ContainerNotFound: a missing container is no empty listing.
+        """
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return what is known of one object.
+
+        Raises:
+            ObjectNotFound: the service says that it does not exist; no other answer means that.
+        """
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        """Fill the whole of `buffer` from `offset` of the version whose ETag is `pin`.
+
+        Raises:
+            SourceChanged: the object is no longer that version.
+            IntegrityError: the service sent fewer or other bytes than were asked for.
+            ObjectNotFound: it is gone.
+        """
+
+    def begin_write(
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> Writing:
+        """Begin an object of `size` bytes; parts are `part_size(size)` long, the last one shorter.
+
+        `replaces` commits only over the version with that ETag; `if_absent` only where none is.
+        """
+
+    def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
+        """Delete one object, or only its version `pin`.
+
+        Raises:
+            ObjectNotFound: there is none.
+            SourceChanged: it is another version than `pin`.
+        """
+
+    def close(self) -> None:
+        """Let go of connections; the store is not used again."""
+
+
+def part_size(capabilities: Capabilities, size: int) -> int:
+    """Return the length of an object's parts: the usual one, or more where parts would run out.
+
+    Raises:
+        TransferError: the service cannot hold an object of that size.
+    """
+    usual = capabilities.part_size
+    needed = -(-size // capabilities.max_parts)
+    chosen = max(usual, -(-needed // usual) * usual)
+    if chosen > 4000 * 2**20:  # the largest block of a block blob, service version 2019-12-12
+        raise TransferError(
+            f"An object of {size} bytes is larger than {capabilities.kind} can hold."
+        )
+    return chosen
+
+
+def list_objects(
+    store: ObjectStore, prefix: str, *, limit: int | None = None
+) -> Iterator[ObjectInfo]:
+    """Give every object below `prefix`, page by page; a fault ends the listing with an error.
+
+    Raises:
+        IntegrityError: the service repeats a marker, which would never end.
+    """
+    marker: str | None = None
+    seen: set[str] = set()
+    left = limit
+    while True:
+        most = store.capabilities.page_size
+        page = store.list_page(prefix, marker=marker, limit=min(most, left or most))
+        for item in page.objects:
+            yield item
+            if left is not None:
+                left -= 1
+                if left <= 0:
+                    return
+        marker = page.marker
+        if marker is None:
+            return
+        if marker in seen:
+            raise IntegrityError(
+                f"The listing of {store.url} below {prefix!r} repeats itself: it has no end."
+            )
+        seen.add(marker)

@@ -1,0 +1,239 @@
+"""A local folder as a store: the same promises as a service's, without one.
+
+The ETag is made from inode, length and time of change, so that any rewrite is another version.
+The MD5 is not kept anywhere, so reads are verified by length only and reports say so.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect_datastores.errors import (
+    ContainerNotFound,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    SourceChanged,
+    UnsafeName,
+)
+from prefect_datastores.files import Folder, PartFile, is_part, local_error
+from prefect_datastores.names import NameRules, ObjectName, RelativePath
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+
+
+def _etag(info: os.stat_result) -> str:
+    return f'"{info.st_ino:x}-{info.st_size:x}-{info.st_mtime_ns:x}-{info.st_ctime_ns:x}"'
+
+
+def _info(name: str, info: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(name, info.st_size, _etag(info), modified=info.st_mtime)
+
+
+class LocalStore:
+    """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
+
+    # Each page walks the folder anew, so one page holds all but the largest.
+    capabilities = Capabilities(kind="local", page_size=1_000_000)
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; nothing is touched before the first use."""
+        self.root = Path(root).expanduser().absolute()
+        self.url = self.root.as_uri()
+        self._opened: Folder | None = None
+        self._opening = threading.Lock()
+        self._committing = [threading.Lock() for _ in range(64)]
+
+    def _folder(self) -> Folder:
+        with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = Folder(self.root)
+                except ObjectNotFound as error:
+                    raise self._missing() from error
+            return self._opened
+
+    def _missing(self) -> ContainerNotFound:
+        return ContainerNotFound(
+            f"The folder {self.root} does not exist. Make it, or register the datastore with "
+            "create_if_not_exists=True."
+        )
+
+    def committing(self, name: ObjectName) -> threading.Lock:
+        """Return the lock under which a name is looked at and then given to another version."""
+        return self._committing[hash(name) % len(self._committing)]
+
+    def name_rules(self) -> NameRules:
+        """Ask the disk by trying."""
+        return self._folder().rules()
+
+    def create_root(self) -> None:
+        """Make the folder unless it exists."""
+        Folder(self.root, create=True).close()
+
+    def check_root(self) -> None:
+        """Raise unless the folder exists and can be listed."""
+        self._folder()
+        try:
+            os.scandir(self.root).close()
+        except FileNotFoundError as error:
+            raise self._missing() from error
+        except OSError as error:
+            raise local_error(error, self.root) from error
+
+    def list_page(
+        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
+    ) -> Page:
+        """Return one page in name order."""
+        objects: list[ObjectInfo] = []
+        folders: list[str] = []
+        last = ""
+        start = prefix.rpartition("/")[0]
+        for info in self._walk(RelativePath(start) if start else (), recursive, marker):
+            if not info.name.startswith(prefix) or (marker is not None and info.name <= marker):
+                continue
+            if len(objects) + len(folders) == limit:
+                return Page(tuple(objects), tuple(folders), last)
+            if not recursive and info.is_marker:
+                folders.append(info.name.removesuffix("/"))
+            else:
+                objects.append(info)
+            last = info.name
+        if not last:
+            self.check_root()  # nothing is there; that is so only where the root is
+        return Page(tuple(objects), tuple(folders))
+
+    def _walk(
+        self, start: tuple[str, ...], recursive: bool, marker: str | None
+    ) -> Iterator[ObjectInfo]:
+        """Walk in the order of whole names, as a flat service lists them.
+
+        A folder sorts by its name with a `/`, so `a.txt` comes before what is in `a/`.
+        """
+        shown = "/".join(start) + "/" if start else ""
+        try:
+            found = self._folder().entries(start)
+        except (ObjectNotFound, ObjectExists, UnsafeName):  # gone, or a file or a link by now
+            return
+        keyed = {
+            name + "/" if stat.S_ISDIR(info.st_mode) else name: info
+            for name, info in found
+            if not is_part(name)
+        }
+        for key in sorted(keyed):
+            name = shown + key
+            if stat.S_ISREG(keyed[key].st_mode):
+                yield _info(name, keyed[key])
+            elif not key.endswith("/"):
+                continue
+            elif not recursive:
+                yield ObjectInfo(name, 0, "", is_marker=True)
+            elif marker is None or not (name < marker and not marker.startswith(name)):
+                yield from self._walk((*start, key[:-1]), recursive, marker)
+        if not keyed and start and recursive:
+            yield ObjectInfo(shown, 0, "", is_marker=True)
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return what is known of one file."""
+        fd = self._open(name)
+        try:
+            return _info(name, os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def _open(self, name: ObjectName) -> int:
+        path = RelativePath(name)
+        found = self._folder().stat(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            raise ObjectNotFound(f"{self.url} has no object {name!r}.")
+        return self._folder().open_read(path)
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        """Fill `buffer` from one version."""
+        fd = self._open(name)
+        try:
+            done = 0
+            while done < len(buffer):
+                got = os.preadv(fd, [buffer[done:]], offset + done)
+                if not got:
+                    break
+                done += got
+            if pin is not None and _etag(os.fstat(fd)) != pin:
+                raise SourceChanged(f"{self.url}/{name} changed while it was read.")
+            if done != len(buffer):
+                raise IntegrityError(f"{self.url}/{name} ended at byte {offset + done}.")
+        except OSError as error:
+            if isinstance(error, (SourceChanged, IntegrityError)):
+                raise
+            raise local_error(error, self.root / name) from error
+        finally:
+            os.close(fd)
+
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> _LocalWriting:
+        """Begin a file: its bytes go to a part file beside it."""
+        part = self._folder().part_file(RelativePath(name), size)
+        return _LocalWriting(self, name, part, size, replaces, if_absent)
+
+    def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
+        """Delete one file."""
+        info = self.head(name)
+        if pin is not None and info.etag != pin:
+            raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
+        folder = self._folder()
+        folder.remove(RelativePath(name))
+        folder.flush()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+class _LocalWriting:
+    def __init__(
+        self,
+        store: LocalStore,
+        name: ObjectName,
+        part: PartFile,
+        size: int,
+        replaces: str | None,
+        if_absent: bool,
+    ) -> None:
+        self._store, self._name, self._part, self._size = store, name, part, size
+        self._replaces, self._if_absent = replaces, if_absent
+        self._written: dict[int, int] = {}
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        self._part.write_at(offset, data)
+        self._written[index] = len(data)
+
+    def commit(self, digest: bytes) -> ObjectInfo:
+        if sum(self._written.values()) != self._size:
+            self.abort()
+            raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
+        with self._store.committing(self._name):
+            if self._replaces is not None:
+                self._expect(self._replaces)
+            self._part.publish(replace=not self._if_absent)
+        self._store._folder().flush()  # noqa: SLF001 - one room, two classes
+        return self._store.head(self._name)
+
+    def _expect(self, etag: str) -> None:
+        try:
+            current = self._store.head(self._name).etag
+        except ObjectNotFound:
+            current = ""
+        if current != etag:
+            self.abort()
+            raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
+
+    def abort(self) -> None:
+        self._part.discard()

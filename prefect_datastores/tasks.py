@@ -1,0 +1,159 @@
+"""Staging as Prefect tasks: one task run per reference and direction, files in parallel inside."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger
+from prefect.runtime import task_run
+
+from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.display import display_for
+from prefect_datastores.references import DataReference
+from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.transfers import as_reference, deliver, fetch
+
+_cancellations: dict[str, Cancellation] = {}
+
+
+@contextlib.contextmanager
+def cancellation_scope(
+    cancellation: Cancellation | None = None,
+) -> Iterator[tuple[str, Cancellation]]:
+    """Give an id by which transfers of this process are stopped together.
+
+    A flow's body owns the scope: the `finally` of a submitted task does not run when a run is
+    cancelled, only the main thread unwinds. A task in another process does not find the id, and
+    is ended with its process.
+    """
+    scope, cancellation = uuid.uuid4().hex, cancellation or Cancellation()
+    _cancellations[scope] = cancellation
+    try:
+        yield scope, cancellation
+    except BaseException:
+        cancellation.cancel()
+        raise
+    finally:
+        _cancellations.pop(scope, None)
+
+
+def results(
+    futures: Mapping[str, Any], finished: Iterable[Any], *, stops: str | None = None
+) -> dict[str, Any]:
+    """Return the results of tasks that run at once, when all are over; `finished` gives each at its end.
+
+    The first fault is raised, and stops the rest where `stops` names their cancellation scope.
+    """
+    fault: Exception | None = None
+    for future in finished:
+        try:
+            future.result()
+        except Exception as error:  # noqa: BLE001, PERF203 - raised below
+            fault = fault or error
+            _cancellation(stops).cancel()
+    if fault is not None:
+        raise fault
+    return {key: future.result() for key, future in futures.items()}
+
+
+def _cancellation(scope: str | None) -> Cancellation:
+    return _cancellations.get(scope or "", Cancellation())
+
+
+def run_log() -> Any:
+    """Return the run's logger inside a run, the package's outside."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return get_logger("prefect_datastores")
+
+
+def _task_run_name() -> str:
+    given = dict(task_run.parameters)
+    return f"{task_run.task_name} {as_reference(given['reference']).uri}"
+
+
+@task(name="download", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)
+def download(
+    reference: DataReference | FileDatastore,
+    target: str | Path | None = None,
+    *,
+    scope: str | None = None,
+) -> Path:
+    """Fetch what a reference names and return its local path: the file, or the folder.
+
+    A folder's content is in `target` itself, a file is in it under its own name.
+
+    Args:
+        reference: what to fetch; a mount is fetched when it may fall back to that.
+        target: the local folder; None means the reference's `path_on_compute`, or its name, below
+            the working directory.
+        scope: the cancellation scope that stops it.
+
+    Raises:
+        ObjectNotFound: nothing is there.
+        StageFailed: an object failed; the report in it has a row for each.
+        MountUnavailable: the reference is a mount without fallback.
+    """
+    wanted = as_reference(reference)
+    folder = (
+        Path(target) if target is not None else Path.cwd() / (wanted.path_on_compute or wanted.name)
+    )
+    path, report = fetch(
+        wanted, folder, cancellation=_cancellation(scope), progress=display_for(True)
+    )
+    _tell(report)
+    return path
+
+
+@task(name="upload", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)
+def upload(
+    source: str | Path,
+    reference: DataReference | FileDatastore,
+    *,
+    scope: str | None = None,
+) -> TransferReport:
+    """Store a file or a folder at the place of a reference.
+
+    A folder's content comes below the reference's path. A file comes below it under its own name,
+    or becomes the object itself where the path ends in that name already.
+
+    Args:
+        source: the local file or folder.
+        reference: where it goes, and by which rules.
+        scope: the cancellation scope that stops it.
+
+    Raises:
+        ObjectNotFound: `source` does not exist or is empty, and that is not allowed.
+        StageFailed: a file failed; the report in it has a row for each.
+    """
+    report = deliver(
+        Path(source),
+        as_reference(reference),
+        cancellation=_cancellation(scope),
+        progress=display_for(True),
+    )
+    _tell(report)
+    return report
+
+
+def _tell(report: TransferReport) -> None:
+    log = run_log()
+    log.info("%s", report.summary())
+    for row in report.of("ignored"):
+        log.warning("Not uploaded: %s is %s.", row.name, row.detail)
+    if different := [row for row in report.of("skipped") if row.detail]:
+        log.warning(
+            "%d kept although they differ (overwrite='skip'), %r among them: %s.",
+            len(different),
+            different[0].name,
+            different[0].detail,
+        )

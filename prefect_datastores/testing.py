@@ -1,0 +1,640 @@
+"""The contract of a store, as tests: what `stores/base.py` says, each sentence tried.
+
+For authors of stores. Subclass it, and give it two fixtures:
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def store(self):
+            with closing(MyStore(a_new_container())) as store:
+                yield store  # empty, and its container exists
+
+        @pytest.fixture
+        def missing_store(self):
+            with closing(MyStore("no-such-container")) as store:
+                yield store  # its container does not exist, and may be made
+
+`pytest.register_assert_rewrite("prefect_datastores.testing")`, before this is imported, makes
+failures say more.
+"""
+# ruff: noqa: D102  the names of the tests are sentences
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from prefect_datastores.errors import (
+    ContainerNotFound,
+    DatastoreError,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    SourceChanged,
+)
+from prefect_datastores.names import ObjectName
+from prefect_datastores.stores.base import (
+    ObjectInfo,
+    ObjectStore,
+    Page,
+    Writing,
+    list_objects,
+    part_size,
+)
+
+ODD_NAMES = (
+    "a b",
+    " leading",
+    "trailing ",
+    "%20",
+    "%41",
+    "%2e%2e",
+    "100%",
+    "#",
+    "?a=b&c",
+    "a+b",
+    "a&b<c>\"'",
+    "a;b=c,d",
+    "[x]{y}(z)",
+    "~$@!*|^`",
+    "a:b",
+    "tab\there",
+    "two\nlines",
+    "ends with a newline\n",
+    "caf\u00e9",
+    "\u65e5\u672c\u8a9e",
+    "\U0001f680",
+    "\u200b",
+    ".hidden",
+    "..two-dots",
+    "...",
+    "-rf",
+    "deep/er/and/deeper.txt",
+    "x" * 255,
+)
+"""Names that look harmful, are none, and come back as they were given."""
+
+_THREADS = 8
+_MOST_PAGES = 1000
+
+
+def content_of(size: int, seed: str = "") -> bytes:
+    """Return bytes that repeat nowhere, so that no part can stand in for another."""
+    return hashlib.shake_128(f"{seed}-{size}".encode()).digest(size)
+
+
+def md5_of(content: bytes) -> bytes:
+    """Return the digest with which an object is committed."""
+    return hashlib.md5(content, usedforsecurity=False).digest()
+
+
+def parts_of(store: ObjectStore, content: bytes) -> list[tuple[int, int, memoryview]]:
+    """Cut an object into the arguments of its `write_part` calls."""
+    step = part_size(store.capabilities, len(content))
+    return [
+        (index, offset, memoryview(content)[offset : offset + step])
+        for index, offset in enumerate(range(0, len(content), step))
+    ]
+
+
+def begin(
+    store: ObjectStore,
+    name: str,
+    content: bytes,
+    *,
+    replaces: str | None = None,
+    if_absent: bool = False,
+) -> Writing:
+    """Write all parts of an object, and leave the commit to the caller."""
+    writing = store.begin_write(
+        ObjectName(name), len(content), replaces=replaces, if_absent=if_absent
+    )
+    for part in parts_of(store, content):
+        writing.write_part(*part)
+    return writing
+
+
+def put(
+    store: ObjectStore,
+    name: str,
+    content: bytes = b"x",
+    *,
+    replaces: str | None = None,
+    if_absent: bool = False,
+) -> ObjectInfo:
+    """Store a whole object."""
+    writing = begin(store, name, content, replaces=replaces, if_absent=if_absent)
+    return writing.commit(md5_of(content))
+
+
+def get(store: ObjectStore, name: str) -> bytes:
+    """Read a whole object, part by part, from one version."""
+    info = store.head(ObjectName(name))
+    content = bytearray(info.size)
+    for _, offset, part in parts_of(store, bytes(content)):
+        buffer = memoryview(content)[offset : offset + len(part)]
+        store.read_into(info_name(info), offset, buffer, pin=info.etag)
+    return bytes(content)
+
+
+def info_name(info: ObjectInfo) -> ObjectName:
+    """Return the checked name of a listed object."""
+    return ObjectName(info.name)
+
+
+def names_below(store: ObjectStore, prefix: str = "") -> list[str]:
+    """Return the names of all objects below a prefix."""
+    return [info.name for info in list_objects(store, prefix)]
+
+
+def pages(
+    store: ObjectStore, prefix: str = "", *, limit: int, recursive: bool = True
+) -> list[Page]:
+    """Return every page of a listing; one that would not end fails the test."""
+    found = [store.list_page(prefix, limit=limit, recursive=recursive)]
+    while (marker := found[-1].marker) is not None:
+        found.append(store.list_page(prefix, marker=marker, limit=limit, recursive=recursive))
+        assert len(found) < _MOST_PAGES, "the listing does not end"
+    return found
+
+
+def at_once(work: Iterable[Callable[[], object]]) -> list[object]:
+    """Run everything in threads that begin together; give results, and our errors as results."""
+    calls = list(work)
+    gate = threading.Barrier(len(calls))
+
+    def one(call: Callable[[], object]) -> object:
+        gate.wait()
+        try:
+            return call()
+        except DatastoreError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(one, calls))
+
+
+def _sizes(store: ObjectStore) -> dict[str, int]:
+    step = store.capabilities.part_size
+    return {"empty": 0, "one byte": 1, "one part": step, "many parts": 2 * step + 3}
+
+
+class StoreContract:
+    """What every store does; subclass it with the fixtures `store` and `missing_store`."""
+
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        """Give an empty store whose container exists."""
+        raise NotImplementedError("a subclass gives the store")
+
+    @pytest.fixture
+    def missing_store(self) -> ObjectStore:
+        """Give a store whose container does not exist, but can be made."""
+        raise NotImplementedError("a subclass gives the store")
+
+    # The container.
+
+    def test_a_new_store_has_a_root_and_no_objects(self, store: ObjectStore) -> None:
+        store.check_root()
+        assert store.list_page("") == Page()
+
+    def test_a_missing_container_is_no_empty_listing(self, missing_store: ObjectStore) -> None:
+        for attempt in (
+            missing_store.check_root,
+            lambda: missing_store.list_page(""),
+            lambda: missing_store.list_page("some/folder/"),
+            lambda: missing_store.list_page("", recursive=False),
+            lambda: missing_store.list_page("", limit=1),
+        ):
+            with pytest.raises(ContainerNotFound):
+                attempt()
+
+    def test_no_object_is_found_or_made_in_a_missing_container(
+        self, missing_store: ObjectStore
+    ) -> None:
+        with pytest.raises((ContainerNotFound, ObjectNotFound)):
+            missing_store.head(ObjectName("a"))
+        with pytest.raises((ContainerNotFound, ObjectNotFound)):
+            missing_store.read_into(ObjectName("a"), 0, memoryview(bytearray(1)), pin=None)
+        with pytest.raises(ContainerNotFound):
+            put(missing_store, "a")
+
+    def test_a_container_is_made_once_and_keeps_its_objects(
+        self, missing_store: ObjectStore
+    ) -> None:
+        missing_store.create_root()
+        missing_store.check_root()
+        put(missing_store, "a", b"content")
+        missing_store.create_root()
+        assert get(missing_store, "a") == b"content"
+
+    def test_the_capabilities_leave_room_for_parts(self, store: ObjectStore) -> None:
+        capabilities = store.capabilities
+        assert capabilities.kind
+        assert capabilities.part_size > 0
+        assert capabilities.max_parts > 0
+
+    # Writing.
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "one part", "many parts"])
+    def test_an_object_reads_back_as_it_was_written(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        put(store, "folder/object", content)
+        assert get(store, "folder/object") == content
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
+    def test_commit_head_and_listing_agree(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        committed = put(store, "a", content)
+        head, listed = store.head(ObjectName("a")), store.list_page("").objects[0]
+        for info in (committed, head, listed):
+            assert (info.name, info.size, info.etag) == ("a", len(content), head.etag)
+            assert not info.is_marker
+        assert head.etag
+        assert head.modified is not None
+        assert head.modified == listed.modified
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
+    def test_the_digest_is_kept_where_the_service_holds_one(
+        self, store: ObjectStore, size: str
+    ) -> None:
+        content = content_of(_sizes(store)[size])
+        put(store, "a", content)
+        expected = md5_of(content) if store.capabilities.stores_digest else None
+        assert store.head(ObjectName("a")).digest == expected
+        assert store.list_page("").objects[0].digest == expected
+
+    def test_parts_may_come_in_any_order(self, store: ObjectStore) -> None:
+        content = content_of(_sizes(store)["many parts"])
+        writing = store.begin_write(ObjectName("a"), len(content))
+        for part in reversed(parts_of(store, content)):
+            writing.write_part(*part)
+        writing.commit(md5_of(content))
+        assert get(store, "a") == content
+
+    def test_parts_may_come_from_many_threads(self, store: ObjectStore) -> None:
+        content = content_of(_sizes(store)["many parts"])
+        writing = store.begin_write(ObjectName("a"), len(content))
+        at_once(
+            lambda part=part: writing.write_part(*part)  # type: ignore[misc]
+            for part in parts_of(store, content)
+        )
+        writing.commit(md5_of(content))
+        assert get(store, "a") == content
+
+    def test_a_part_may_be_written_again(self, store: ObjectStore) -> None:
+        content = content_of(_sizes(store)["many parts"])
+        writing = begin(store, "a", content)
+        writing.write_part(*parts_of(store, content)[1])
+        writing.commit(md5_of(content))
+        assert get(store, "a") == content
+
+    def test_nothing_is_visible_before_the_commit(self, store: ObjectStore) -> None:
+        content = content_of(_sizes(store)["many parts"])
+        writing = begin(store, "folder/a", content)
+        with pytest.raises(ObjectNotFound):
+            store.head(ObjectName("folder/a"))
+        assert [info for info in list_objects(store, "") if not info.is_marker] == []
+        writing.commit(md5_of(content))
+        assert names_below(store) == ["folder/a"]
+
+    @pytest.mark.parametrize("size", ["one byte", "many parts"])
+    def test_the_old_version_stands_until_the_commit(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        old = put(store, "a", b"old")
+        writing = begin(store, "a", content)
+        assert get(store, "a") == b"old"
+        assert store.head(ObjectName("a")).etag == old.etag
+        new = writing.commit(md5_of(content))
+        assert get(store, "a") == content
+        assert new.etag != old.etag
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
+    def test_an_abort_leaves_nothing(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        begin(store, "a", content).abort()
+        assert store.list_page("") == Page()
+        put(store, "a", b"the next attempt")
+        assert get(store, "a") == b"the next attempt"
+
+    def test_an_abort_leaves_the_old_version(self, store: ObjectStore) -> None:
+        put(store, "a", b"old")
+        begin(store, "a", content_of(_sizes(store)["many parts"])).abort()
+        assert get(store, "a") == b"old"
+
+    def test_an_object_that_lacks_a_part_is_not_committed(self, store: ObjectStore) -> None:
+        content = content_of(_sizes(store)["many parts"])
+        put(store, "a", b"old")
+        writing = store.begin_write(ObjectName("a"), len(content))
+        for part in parts_of(store, content)[:-1]:
+            writing.write_part(*part)
+        with pytest.raises(IntegrityError):
+            writing.commit(md5_of(content))
+        writing.abort()
+        assert get(store, "a") == b"old"
+
+    def test_every_rewrite_is_another_version(self, store: ObjectStore) -> None:
+        etags = {put(store, "a", b"same").etag for _ in range(3)}
+        assert len(etags) == 3  # noqa: PLR2004
+        assert store.head(ObjectName("a")).etag in etags
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
+    def test_if_absent_commits_only_where_none_is(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        put(store, "a", content, if_absent=True)
+        with pytest.raises(ObjectExists):
+            put(store, "a", content_of(len(content), "other"), if_absent=True)
+        assert get(store, "a") == content
+
+    @pytest.mark.parametrize("size", ["one byte", "many parts"])
+    def test_if_absent_is_decided_by_the_commit(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        writing = begin(store, "a", content, if_absent=True)
+        put(store, "a", b"somebody else's")
+        with pytest.raises(ObjectExists):
+            writing.commit(md5_of(content))
+        writing.abort()
+        assert get(store, "a") == b"somebody else's"
+
+    @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
+    def test_replaces_commits_over_its_version(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        old = put(store, "a", b"old")
+        put(store, "a", content, replaces=old.etag)
+        assert get(store, "a") == content
+
+    @pytest.mark.parametrize("size", ["one byte", "many parts"])
+    def test_replaces_commits_over_no_other_version(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        old = put(store, "a", b"old")
+        writing = begin(store, "a", content, replaces=old.etag)
+        put(store, "a", b"somebody else's")
+        with pytest.raises(ObjectExists):
+            writing.commit(md5_of(content))
+        writing.abort()
+        assert get(store, "a") == b"somebody else's"
+
+    @pytest.mark.parametrize("size", ["one byte", "many parts"])
+    def test_replaces_makes_no_new_object(self, store: ObjectStore, size: str) -> None:
+        content = content_of(_sizes(store)[size])
+        old = put(store, "a", b"old")
+        writing = begin(store, "a", content, replaces=old.etag)
+        store.delete(ObjectName("a"))
+        with pytest.raises(ObjectExists):
+            writing.commit(md5_of(content))
+        writing.abort()
+        assert names_below(store) == []
+
+    def test_two_writers_leave_one_whole_object(self, store: ObjectStore) -> None:
+        contents = [content_of(_sizes(store)["many parts"], seed) for seed in "ab"]
+        writings = [begin(store, "a", content) for content in contents]
+        done = at_once(
+            lambda writing=writing, content=content: writing.commit(md5_of(content))  # type: ignore[misc]
+            for writing, content in zip(writings, contents, strict=True)
+        )
+        # A service may drop the parts of all but the first; then those say so.
+        committed = [result.etag for result in done if isinstance(result, ObjectInfo)]
+        assert committed
+        assert all(isinstance(result, (ObjectInfo, ObjectExists)) for result in done)
+        assert store.head(ObjectName("a")).etag in committed
+        assert get(store, "a") in contents
+
+    # Listing.
+
+    def test_a_listing_is_in_name_order(self, store: ObjectStore) -> None:
+        names = ["b", "a/b", "a.txt", "a/a/z", "a-b", "B", "a0", "a/a.txt", "\u00e9", "a b"]
+        for name in names:
+            put(store, name)
+        assert names_below(store) == sorted(names)
+
+    def test_a_listing_gives_exactly_what_begins_with_the_prefix(self, store: ObjectStore) -> None:
+        for name in ["p/1", "p/sub/2", "p1/x", "p.txt", "q", "a/p/1"]:
+            put(store, name)
+        assert names_below(store, "p/") == ["p/1", "p/sub/2"]
+        assert names_below(store, "p/sub/") == ["p/sub/2"]
+        assert names_below(store, "p") == ["p.txt", "p/1", "p/sub/2", "p1/x"]
+        assert names_below(store, "p/s") == ["p/sub/2"]
+        assert names_below(store, "nothing/") == []
+        assert names_below(store, "p/1/") == []
+
+    @pytest.mark.parametrize("recursive", [True, False])
+    def test_pages_give_everything_once(self, store: ObjectStore, recursive: bool) -> None:
+        names = ["p/a", "p/b/1", "p/b/2", "p/b0", "p/c", "p/d/e/1", "p/d/f", "p1"]
+        for name in names:
+            put(store, name)
+        for limit in (1, 2, 3, 4, 5, 100):
+            got = pages(store, "p/", limit=limit, recursive=recursive)
+            objects = [info.name for page in got for info in page.objects]
+            folders = [folder for page in got for folder in page.folders]
+            assert objects == (names[:-1] if recursive else ["p/a", "p/b0", "p/c"])
+            assert folders == ([] if recursive else ["p/b", "p/d"])
+            assert all(len(page.objects) + len(page.folders) <= limit for page in got)
+
+    def test_a_page_below_its_limit_is_the_last(self, store: ObjectStore) -> None:
+        put(store, "a")
+        assert store.list_page("", limit=2).marker is None
+
+    def test_a_marker_goes_on_after_what_was_listed_whatever_came_meanwhile(
+        self, store: ObjectStore
+    ) -> None:
+        for name in "aceg":
+            put(store, name)
+        first = store.list_page("", limit=2)
+        put(store, "b")
+        put(store, "d")
+        second = store.list_page("", marker=first.marker, limit=5)
+        assert [info.name for info in first.objects] == ["a", "c"]
+        assert [info.name for info in second.objects if info.name not in "bd"] == ["e", "g"]
+
+    def test_folders_are_what_lies_deeper_than_the_next_slash(self, store: ObjectStore) -> None:
+        for name in ["top", "a/1", "a/b/2", "a/b/c/3", "d/4"]:
+            put(store, name)
+        root = store.list_page("", recursive=False)
+        below = store.list_page("a/", recursive=False)
+        assert [info.name for info in root.objects] == ["top"]
+        assert root.folders == ("a", "d")
+        assert [info.name for info in below.objects] == ["a/1"]
+        assert below.folders == ("a/b",)
+        assert store.list_page("a/b/c/", recursive=False).folders == ()
+
+    # Reading.
+
+    def test_what_is_missing_is_not_found(self, store: ObjectStore) -> None:
+        put(store, "folder/a")
+        for name in ("missing", "folder", "folder/missing", "folder/a/below"):
+            with pytest.raises(ObjectNotFound):
+                store.head(ObjectName(name))
+            with pytest.raises(ObjectNotFound):
+                store.read_into(ObjectName(name), 0, memoryview(bytearray(1)), pin=None)
+
+    def test_a_read_fills_its_buffer_from_any_place(self, store: ObjectStore) -> None:
+        content = content_of(1000)
+        info = put(store, "a", content)
+        for offset, length in [(0, 1000), (0, 1), (999, 1), (250, 500), (500, 500)]:
+            buffer = bytearray(length)
+            store.read_into(ObjectName("a"), offset, memoryview(buffer), pin=info.etag)
+            assert buffer == content[offset : offset + length]
+
+    def test_a_read_touches_nothing_beside_its_buffer(self, store: ObjectStore) -> None:
+        put(store, "a", b"0123456789")
+        room = bytearray(b"." * 8)
+        store.read_into(ObjectName("a"), 3, memoryview(room)[2:6], pin=None)
+        assert room == b"..3456.."
+
+    def test_an_empty_buffer_is_full(self, store: ObjectStore) -> None:
+        for content in (b"", b"0123"):
+            info = put(store, "a", content)
+            store.read_into(ObjectName("a"), len(content), memoryview(bytearray()), pin=info.etag)
+
+    @pytest.mark.parametrize(("offset", "length"), [(8, 4), (0, 11), (10, 1), (500, 1)])
+    def test_a_read_past_the_end_is_no_short_read(
+        self, store: ObjectStore, offset: int, length: int
+    ) -> None:
+        info = put(store, "a", b"0123456789")
+        with pytest.raises(IntegrityError):
+            store.read_into(ObjectName("a"), offset, memoryview(bytearray(length)), pin=info.etag)
+
+    def test_an_empty_object_gives_no_byte(self, store: ObjectStore) -> None:
+        info = put(store, "a", b"")
+        with pytest.raises(IntegrityError):
+            store.read_into(ObjectName("a"), 0, memoryview(bytearray(1)), pin=info.etag)
+
+    def test_a_pinned_read_gives_no_other_version(self, store: ObjectStore) -> None:
+        old = put(store, "a", b"old")
+        new = put(store, "a", b"new")
+        buffer = bytearray(3)
+        with pytest.raises(SourceChanged):
+            store.read_into(ObjectName("a"), 0, memoryview(buffer), pin=old.etag)
+        store.read_into(ObjectName("a"), 0, memoryview(buffer), pin=new.etag)
+        assert buffer == b"new"
+        store.read_into(ObjectName("a"), 0, memoryview(buffer), pin=None)
+        assert buffer == b"new"
+
+    def test_a_pinned_read_of_a_deleted_object_fails(self, store: ObjectStore) -> None:
+        old = put(store, "a", b"old")
+        store.delete(ObjectName("a"))
+        with pytest.raises((ObjectNotFound, SourceChanged)):
+            store.read_into(ObjectName("a"), 0, memoryview(bytearray(3)), pin=old.etag)
+
+    # Deleting.
+
+    def test_a_deleted_object_is_gone_and_no_other(self, store: ObjectStore) -> None:
+        for name in ("a", "a1", "b/c"):
+            put(store, name)
+        store.delete(ObjectName("a"))
+        with pytest.raises(ObjectNotFound):
+            store.head(ObjectName("a"))
+        assert names_below(store) == ["a1", "b/c"]
+
+    def test_what_is_not_there_is_not_deleted(self, store: ObjectStore) -> None:
+        with pytest.raises(ObjectNotFound):
+            store.delete(ObjectName("a"))
+
+    def test_only_the_pinned_version_is_deleted(self, store: ObjectStore) -> None:
+        old = put(store, "a", b"old")
+        new = put(store, "a", b"new")
+        with pytest.raises(SourceChanged):
+            store.delete(ObjectName("a"), pin=old.etag)
+        assert get(store, "a") == b"new"
+        store.delete(ObjectName("a"), pin=new.etag)
+        assert names_below(store) == []
+
+    # Names.
+
+    def test_odd_names_come_back_as_they_were_given(self, store: ObjectStore) -> None:
+        names = [f"odd/{name}" for name in ODD_NAMES]
+        for name in names:
+            put(store, name, name.encode())
+        assert names_below(store, "odd/") == sorted(names)
+        for name in names:
+            assert store.head(ObjectName(name)).name == name
+            assert get(store, name) == name.encode()
+            assert name in names_below(store, name)
+            store.delete(ObjectName(name))
+            assert name not in names_below(store, name)
+        assert [info for info in list_objects(store, "odd/") if not info.is_marker] == []
+
+    def test_names_that_look_alike_are_other_objects(self, store: ObjectStore) -> None:
+        names = ["%41", "A", "a%2Fb", "a/b", "a+b", "a b", "a%20b", "..a", ".a"]
+        for name in names:
+            put(store, name, name.encode())
+        assert [get(store, name) for name in names] == [name.encode() for name in names]
+        assert names_below(store) == sorted(names)
+
+    @pytest.mark.parametrize(
+        ("one", "other"), [("case", "Case"), ("e\u0301", "\u00e9"), ("\u017f", "s")]
+    )
+    def test_the_name_rules_say_which_names_are_one(
+        self, store: ObjectStore, one: str, other: str
+    ) -> None:
+        rules = store.name_rules()
+        put(store, one, b"one")
+        put(store, other, b"other")
+        distinct = rules.key(one) != rules.key(other)
+        assert len(names_below(store)) == (2 if distinct else 1)
+        assert get(store, one) == (b"one" if distinct else b"other")
+
+    # Many threads.
+
+    def test_many_threads_work_on_their_own_objects(self, store: ObjectStore) -> None:
+        def work(number: int) -> list[bytes]:
+            read = []
+            for turn in range(3):
+                name = f"thread-{number}/{turn}"
+                put(store, name, name.encode())
+                read.append(get(store, name))
+                assert names_below(store, f"thread-{number}/{turn}") == [name]
+            store.delete(ObjectName(f"thread-{number}/0"))
+            return read
+
+        done = at_once(lambda n=n: work(n) for n in range(_THREADS))  # type: ignore[misc]
+        assert done == [[f"thread-{n}/{t}".encode() for t in range(3)] for n in range(_THREADS)]
+        assert names_below(store) == sorted(
+            f"thread-{n}/{t}" for n in range(_THREADS) for t in (1, 2)
+        )
+
+    def test_of_many_threads_one_makes_a_new_object(self, store: ObjectStore) -> None:
+        def work(number: int) -> str:
+            return put(store, "a", f"{number}".encode(), if_absent=True).etag
+
+        done = at_once(lambda n=n: work(n) for n in range(_THREADS))  # type: ignore[misc]
+        _one_won(done, store)
+
+    def test_of_many_threads_one_replaces_a_version(self, store: ObjectStore) -> None:
+        old = put(store, "a", b"old")
+
+        def work(number: int) -> str:
+            return put(store, "a", f"{number}".encode(), replaces=old.etag).etag
+
+        done = at_once(lambda n=n: work(n) for n in range(_THREADS))  # type: ignore[misc]
+        _one_won(done, store)
+
+    def test_readers_see_one_whole_version_while_it_is_replaced(self, store: ObjectStore) -> None:
+        versions = [bytes([number]) * 4096 for number in range(_THREADS)]
+        put(store, "a", versions[0])
+
+        def read() -> bytes:
+            buffer = bytearray(4096)
+            store.read_into(ObjectName("a"), 0, memoryview(buffer), pin=None)
+            return bytes(buffer)
+
+        done = at_once(
+            [
+                *(lambda version=version: put(store, "a", version) for version in versions),
+                *[read] * _THREADS,
+            ]
+        )
+        seen = [result for result in done if isinstance(result, bytes)]
+        assert len(seen) == _THREADS
+        assert set(seen) <= set(versions)
+
+
+def _one_won(done: Sequence[object], store: ObjectStore) -> None:
+    won = [number for number, result in enumerate(done) if isinstance(result, str)]
+    lost = [result for result in done if isinstance(result, ObjectExists)]
+    assert len(won) == 1
+    assert len(lost) == len(done) - 1
+    assert get(store, "a") == str(won[0]).encode()

@@ -1,0 +1,161 @@
+"""What a reference asks for, done by the engine: fetched before a script, stored after it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.datastores.registry import resolve
+from prefect_datastores.errors import (
+    AccessDenied,
+    ConfigurationError,
+    MountUnavailable,
+    ObjectExists,
+    ObjectNotFound,
+)
+from prefect_datastores.names import ObjectName, join, normal_path
+from prefect_datastores.references import DataReference
+from prefect_datastores.staging import download as downloading
+from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.progress import Progress
+from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.staging.upload import upload as upload_files
+from prefect_datastores.staging.walk import Source, files_source, folder_source
+
+
+def as_reference(value: DataReference | FileDatastore) -> DataReference:
+    """Return a reference; a bare datastore means all of it, mounted, as in Azure ML.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(value, FileDatastore):
+        return value.path()
+    if isinstance(value, DataReference):
+        return value
+    raise ConfigurationError(
+        f"{value!r} is no datastore and no reference; use datastore.path(...).as_download() and the like."
+    )
+
+
+def as_available(reference: DataReference) -> DataReference:
+    """Return the reference in the mode that it will have here; a mount may fall back to download.
+
+    Raises:
+        MountUnavailable: it is to be mounted, which cannot be done, and has no fallback.
+    """
+    if reference.mode != "mount":
+        return reference
+    if reference.fallback == "download":
+        return reference.as_download()
+    raise MountUnavailable(
+        f"{reference.uri!r} is to be mounted, and mounting is not available yet. Use as_download(), or "
+        "as_mount(fallback='download'), which gives the script the same paths."
+    )
+
+
+def download_request(reference: DataReference) -> downloading.DownloadRequest:
+    """Return what the reference asks the engine for."""
+    return downloading.DownloadRequest(
+        path=reference.path_on_datastore,
+        include=reference.include,
+        exclude=reference.exclude,
+        overwrite=reference.overwrite,
+        allow_empty=reference.allow_empty,
+    )
+
+
+def fetch(
+    reference: DataReference,
+    folder: Path,
+    *,
+    cancellation: Cancellation | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, TransferReport]:
+    """Download what a reference names; return its local path, the file or the folder, and the report.
+
+    Raises:
+        ConfigurationError: the reference is an upload.
+        MountUnavailable: it is a mount without fallback.
+        DatastoreError: as `staging.download.download` says.
+    """
+    wanted = as_available(reference)
+    if wanted.mode == "upload":
+        raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
+    with resolve(wanted).open_store(cancellation) as store:
+        single = downloading.is_file(store, wanted.path_on_datastore)
+        report = downloading.download(
+            store, folder, download_request(wanted), cancellation=cancellation, progress=progress
+        )
+    return folder / single.name.rpartition("/")[2] if single else folder, report
+
+
+def deliver(
+    source: Path,
+    reference: DataReference,
+    *,
+    cancellation: Cancellation | None = None,
+    progress: Progress | None = None,
+) -> TransferReport:
+    """Upload a file or a folder to the place of a reference.
+
+    Raises:
+        ObjectNotFound: there is nothing to upload, and `allow_empty` is not set.
+        DatastoreError: as `staging.upload.upload` says.
+    """
+    found, target = upload_source(source, reference)
+    with resolve(reference).open_store(cancellation) as store:
+        return upload_files(
+            store, found, target, reference.overwrite, cancellation=cancellation, progress=progress
+        )
+
+
+def upload_source(path: Path, reference: DataReference) -> tuple[Source, str]:
+    """Return the files to upload from `path`, and where in the datastore they go.
+
+    Raises:
+        ObjectNotFound: there is nothing, and `allow_empty` is not set.
+    """
+    if path.is_dir():
+        source, target = (
+            folder_source(path, reference.include, reference.exclude),
+            reference.path_on_datastore,
+        )
+    elif path.exists():
+        source, target = files_source([path], path.parent), upload_folder(path.name, reference)
+    else:
+        source, target = files_source([], None), reference.path_on_datastore
+    if not source.files and not reference.allow_empty:
+        what = "has no files" if path.exists() else "does not exist"
+        raise ObjectNotFound(
+            f"Nothing to upload to {reference.uri!r}: {path} {what}. Write it in the script, mend path_on_compute, "
+            "or say allow_empty=True if that is fine."
+        )
+    return source, target
+
+
+def upload_folder(file_name: str, reference: DataReference) -> str:
+    """Return the folder in the datastore that an uploaded file comes into."""
+    folder, _, last = reference.path_on_datastore.rpartition("/")
+    return folder if last == file_name else reference.path_on_datastore
+
+
+def preflight(reference: DataReference) -> None:
+    """Return when an upload at the end has a chance, so that no work is done for nothing.
+
+    Raises:
+        DatastoreError: the container is missing, the credential is refused, or the name is.
+    """
+    normal_path(join(reference.path_on_datastore, reference.path_on_compute.rpartition("/")[2]))
+    with resolve(reference).open_store() as store:
+        with contextlib.suppress(AccessDenied):  # the right to list is not needed to write
+            store.check_root()
+        if reference.overwrite == "fail" and reference.path_on_compute:
+            file = reference.path_on_compute.rpartition("/")[2]
+            name = ObjectName(join(upload_folder(file, reference), file))
+            with contextlib.suppress(ObjectNotFound):
+                store.head(name)
+                raise ObjectExists(
+                    f"{store.url}/{name} exists already and overwrite is 'fail'; nothing was started."
+                )

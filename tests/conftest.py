@@ -1,0 +1,86 @@
+"""One Azurite and one Prefect server for all the tests of a run, whatever worker runs them."""
+# ruff: noqa: E402  Prefect reads its settings when it is first imported: they come first here
+
+import os
+import tempfile
+from pathlib import Path
+
+for _name in [name for name in os.environ if name.startswith(("AZURE_", "PREFECT_"))]:
+    del os.environ[_name]
+_FOLDER = Path(tempfile.mkdtemp(prefix="prefect-datastores-"))
+os.environ |= {
+    "PREFECT_HOME": str(_FOLDER / "home"),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+}
+
+import atexit
+import pickle
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from azure.storage.blob import BlobServiceClient, ContainerClient
+from servers import azurite as azurite_server
+from servers import prefect_server
+from servers.azurite import Azurite
+from servers.prefect_server import PrefectServer
+
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+pytest.register_assert_rewrite("prefect_datastores.testing")
+_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer]]()
+_RUNS_NO_TEST = ("collectonly", "help", "version", "markers", "showfixtures", "setupplan")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers, once per run; the fixtures wait for them, so other tests need not."""
+    if hasattr(config, "workerinput"):
+        servers = pickle.loads(config.workerinput["servers"])
+    elif any(config.getoption(name, False) for name in _RUNS_NO_TEST):
+        return
+    else:
+        try:
+            servers = (azurite_server.start(_FOLDER), prefect_server.start(_FOLDER))
+        except FileNotFoundError as missing:
+            raise pytest.UsageError(str(missing)) from missing
+        # At exit, and not sooner: Prefect still sends logs and events when its process ends.
+        for running in servers:
+            atexit.register(running.server.stop)
+    config.stash[_SERVERS] = servers
+    os.environ["PREFECT_API_URL"] = servers[1].api_url
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where the servers are."""
+    node.workerinput["servers"] = pickle.dumps(node.config.stash[_SERVERS])
+
+
+@pytest.fixture(scope="session")
+def azurite(pytestconfig: pytest.Config) -> Azurite:
+    """The run's Azurite, ready."""
+    running = pytestconfig.stash[_SERVERS][0]
+    running.server.wait_until_ready()
+    return running
+
+
+@pytest.fixture(scope="session")
+def prefect_api(pytestconfig: pytest.Config) -> PrefectServer:
+    """The run's Prefect server, ready; PREFECT_API_URL names it."""
+    running = pytestconfig.stash[_SERVERS][1]
+    running.server.wait_until_ready()
+    return running
+
+
+@pytest.fixture
+def container(azurite: Azurite) -> Iterator[ContainerClient]:
+    """A new, empty blob container."""
+    credential = {"account_name": azurite.account, "account_key": azurite.key}
+    with BlobServiceClient(azurite.url, credential=credential) as service:
+        made = service.create_container(f"test-{uuid.uuid4().hex}")
+        yield made
+        made.delete_container()

@@ -1,0 +1,76 @@
+"""Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Writing
+from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.local import LocalStore
+
+PART = 64 * 1024
+
+
+class SmallBlobStore(BlobStore):
+    """Blobs in short parts."""
+
+    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=PART)
+
+
+class SmallLocalStore(LocalStore):
+    """Files in short parts."""
+
+    capabilities = Capabilities(kind="small files", part_size=PART)
+
+
+class Around:
+    """A store that is another one; subclasses change one of its methods."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class AroundWriting:
+    """A writing that is another one."""
+
+    def __init__(self, inner: Writing) -> None:
+        self.inner = inner
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        self.inner.write_part(index, offset, data)
+
+    def commit(self, digest: bytes) -> ObjectInfo:
+        return self.inner.commit(digest)
+
+    def abort(self) -> None:
+        self.inner.abort()
+
+
+def make_tree(root: Path, content: dict[str, bytes]) -> Path:
+    """Make files below `root`."""
+    for name, data in content.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def tree(root: Path) -> dict[str, bytes | str]:
+    """Everything below a folder but folders: files by content, links by target, the rest by kind."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file():
+            found[name] = path.read_bytes()
+        elif not path.is_dir():
+            found[name] = "special"
+    return found
+
+
+def folders(root: Path) -> list[str]:
+    """Every folder below a folder."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_dir())

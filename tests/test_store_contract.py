@@ -1,0 +1,111 @@
+"""The contract that ships with the package, over every store of ours and over the decorators."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import BlobServiceClient, ContainerClient
+from servers.azurite import Azurite
+from small_stores import SmallBlobStore
+
+from prefect_datastores.errors import ContainerNotFound
+from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.local import LocalStore
+from prefect_datastores.stores.memory import MemoryStore
+from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
+from prefect_datastores.testing import StoreContract
+
+AT_ONCE = RetryPolicy(tries=2, first_pause=0.0, longest_pause=0.0)
+
+
+@pytest.fixture
+def blob_store(azurite: Azurite, container: ContainerClient) -> Iterator[BlobStore]:
+    with closing(
+        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
+    ) as store:
+        yield store
+
+
+@pytest.fixture
+def missing_blob_store(azurite: Azurite) -> Iterator[BlobStore]:
+    name = f"missing-{uuid.uuid4().hex}"
+    with closing(SmallBlobStore(azurite.url, name, account_key=azurite.key)) as store:
+        yield store
+    credential = {"account_name": azurite.account, "account_key": azurite.key}
+    with BlobServiceClient(azurite.url, credential=credential) as service:
+        for made in service.list_containers(name_starts_with=name):
+            service.delete_container(made.name)
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def missing_store(self) -> ObjectStore:
+        return MemoryStore(exists=False)
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        with closing(LocalStore(tmp_path)) as store:
+            yield store
+
+    @pytest.fixture
+    def missing_store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        with closing(LocalStore(tmp_path / "missing" / "below")) as store:
+            yield store
+
+
+class TestBlobStore(StoreContract):
+    @pytest.fixture
+    def store(self, blob_store: BlobStore) -> ObjectStore:
+        return blob_store
+
+    @pytest.fixture
+    def missing_store(self, missing_blob_store: BlobStore) -> ObjectStore:
+        return missing_blob_store
+
+
+class TestRetryingBlobStore(StoreContract):
+    @pytest.fixture
+    def store(self, blob_store: BlobStore) -> ObjectStore:
+        return RetryingStore(blob_store, AT_ONCE)
+
+    @pytest.fixture
+    def missing_store(self, missing_blob_store: BlobStore) -> ObjectStore:
+        return RetryingStore(missing_blob_store, AT_ONCE)
+
+
+def test_a_local_folder_that_is_removed_while_open_is_not_empty_but_missing(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with closing(LocalStore(root)) as store:
+        assert store.list_page("").objects == ()
+        root.rmdir()
+        for prefix in ("", "folder/"):
+            with pytest.raises(ContainerNotFound):
+                store.list_page(prefix)
+        with pytest.raises(ContainerNotFound):
+            store.check_root()
+
+
+def test_a_local_store_lists_nothing_through_a_link(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    (outside / "below").mkdir(parents=True)
+    (outside / "secret").write_text("secret")
+    root.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "file-link").symlink_to(outside / "secret")
+    with closing(LocalStore(root)) as store:
+        for prefix in ("", "link/", "link/below/", "link/se"):
+            for recursive in (True, False):
+                page = store.list_page(prefix, recursive=recursive)
+                assert (page.objects, page.folders) == ((), ())
