@@ -27,6 +27,10 @@ from prefect_datastores.staging.report import ObjectRow
 
 Item = TypeVar("Item")
 
+# Each thread that ever held a part keeps its memory (glibc gives each an arena of its own), so what
+# is larger than this goes through the few threads of the lane of parts.
+_SMALL = 2**20
+
 _NEXT_WOULD_FAIL_TOO = (AccessError, ContainerNotFound, EndpointUnreachable, LocalDiskFull)
 
 
@@ -118,7 +122,7 @@ class Lanes:
             (index, offset, min(part_size, size - offset))
             for index, offset in enumerate(range(0, size, part_size))
         ]
-        if len(parts) == 1:
+        if size <= _SMALL and len(parts) == 1:
             self._one(work, *parts[0])
             return
         self.gather(self._parts.submit(self._one, work, *part) for part in parts)
