@@ -56,7 +56,13 @@ class PrefectPage:
         self.page.reload(wait_until="commit")
 
     def forget(self) -> None:
-        """Forget what the API answered so far."""
+        """Forget what the API answered so far, and what the pages keep for later.
+
+        A form that was left half filled is kept by the browser and filled in again.
+        """
+        # A page of the same origin that has no scripts, which would write it again.
+        self.page.goto(f"{self._server.api_url}/health")
+        self.page.evaluate("localStorage.clear()")
         self._answers.clear()
         self._read.clear()
 

@@ -30,6 +30,22 @@ from servers import prefect_server
 from servers.azurite import Azurite
 from servers.prefect_server import PrefectServer
 
+_MEMORY, _ROOM = Path("/dev/shm"), 2**30
+
+
+def _folder_of_servers() -> Path:
+    """Keep the servers in memory where there is room.
+
+    Their database flushes with every change, and would wait for the gigabytes that other tests
+    write and flush at the same time.
+    """
+    roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
+    roomy = roomy and shutil.disk_usage(_MEMORY).free >= _ROOM
+    folder = Path(tempfile.mkdtemp(prefix="prefect-datastores-", dir=_MEMORY if roomy else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 pytest.register_assert_rewrite("prefect_datastores.testing")
 _SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer]]()
@@ -44,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     else:
         try:
-            servers = (azurite_server.start(_FOLDER), prefect_server.start(_FOLDER))
+            folder = _folder_of_servers()
+            servers = (azurite_server.start(folder), prefect_server.start(folder))
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
         # At exit, and not sooner: Prefect still sends logs and events when its process ends.

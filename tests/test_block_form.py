@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.xdist_group("b
 
 SECRET = "c2VjcmV0LXRoYXQtbm9ib2R5LW1heS1zZWU="
 # What the server says when SQLite is locked by other tests; a person presses the button again.
-BUSY = 503
+OK, BUSY = 200, 503
 BLOB, LOCAL = "azure-blob-datastore", "local-datastore"
 
 
@@ -125,10 +125,12 @@ class Form:
         # The form gathers what is typed, for 10 ms at each level of it; a person is never so quick.
         self.tab.page.evaluate("new Promise(done => setTimeout(done, 100))")
         for _ in range(5):
-            with self.tab.page.expect_response(_answers_save) as answer:
+            # Longer than the server itself waits for its database.
+            with self.tab.page.expect_response(_ends_save, timeout=90_000) as answer:
                 self.form.get_by_role("button", name="Save").click()
             if answer.value.status != BUSY:
                 break
+        assert answer.value.ok, f"{answer.value.url} answered {answer.value.status}"
         page = re.compile(r"/blocks/block/([0-9a-f-]{36})$")
         expect(self.tab.page).to_have_url(page)
         found = page.search(self.tab.page.url)
@@ -136,9 +138,11 @@ class Form:
         return found[1]
 
 
-def _answers_save(answer: Response) -> bool:
+def _ends_save(answer: Response) -> bool:
+    """Tell the answer to a save; before it the form has its values checked, and ends where that fails."""
     saves = answer.request.method in {"POST", "PATCH"} and "/api/block_documents/" in answer.url
-    return saves or answer.status == BUSY
+    checks = answer.url.endswith("/api/ui/schemas/validate")
+    return saves or (checks and answer.status != OK) or answer.status == BUSY
 
 
 @pytest.fixture
