@@ -1,0 +1,183 @@
+"""Requests to an account of Azure Storage: signed, versioned, and what goes wrong in our own errors."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+from xml.sax.saxutils import unescape
+
+from prefect_datastores.errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    ContainerNotFound,
+    CredentialExpired,
+    DatastoreError,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    ServiceBusy,
+    SourceChanged,
+    TransferError,
+)
+from prefect_datastores.stores.http import Answer, HttpClient, Receive
+from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
+
+_VERSION = "2024-11-04"
+_AGENT = "prefect-datastores"
+_PASSING = {408, 429, 500, 502, 503, 504}
+_CODE = re.compile(rb"<Code>([^<]*)</Code>")
+_MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
+_DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
+_NOT_ACCEPTED = {"AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticationInfo"}
+_CONTAINER_MISSING = {"ContainerNotFound", "ShareNotFound", "FilesystemNotFound"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the service said was wrong."""
+
+    status: int
+    code: str
+    message: str
+    retry_after: float | None
+
+
+class AzureService:
+    """One container (or share) of an account; used by many threads at once."""
+
+    def __init__(self, account_url: str, container: str, signer: Signer) -> None:
+        """Name the container; nothing is connected before the first request."""
+        account_url = account_url.rstrip("/")
+        self.account_url, self.container = account_url, container
+        self.url = f"{account_url}/{container}"
+        self._path = f"{urlsplit(account_url).path}/{container}"
+        self._signer = signer
+        self._http = HttpClient(account_url)
+
+    def request(
+        self,
+        method: str,
+        name: str = "",
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+        receive: Receive | None = None,
+    ) -> Answer:
+        """Send one request about the container, or about an object in it, and return a good answer.
+
+        Raises:
+            DatastoreError: the service said no, or did not say anything; each as `_error` has it.
+        """
+        path = f"{self._path}/{quote(name, safe='~/')}" if name else self._path
+        for last in (False, True):
+            given = {
+                "x-ms-date": email.utils.formatdate(usegmt=True),
+                "x-ms-version": _VERSION,
+                "User-Agent": _AGENT,
+                **(headers or {}),
+            }
+            request = Request(method, path, query, given, len(body))
+            target, signed = self._signer.sign(request)
+            answer = self._http.send(method, target, signed, body, receive)
+            refused = answer.status == 401  # noqa: PLR2004
+            challenge = answer.headers.get("www-authenticate", "")
+            if last or not refused or not self._signer.renew(challenge):
+                break
+        if answer.status >= 300:  # noqa: PLR2004
+            raise self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
+        return answer
+
+    def interrupt(self) -> None:
+        """Break the requests that are under way."""
+        self._http.interrupt()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._http.close()
+
+    def _error(self, fault: Fault, where: str) -> DatastoreError:
+        status, code = fault.status, fault.code
+        if status in _PASSING:
+            return ServiceBusy(
+                f"{where} answered {status} {code}".rstrip() + ".", retry_after=fault.retry_after
+            )
+        if status in {401, 403}:
+            return self._refused(fault, where)
+        if code in _CONTAINER_MISSING:
+            return ContainerNotFound(
+                f"The container {self.container!r} does not exist in {self.account_url}. "
+                "Check its name, or register the datastore with create_if_not_exists=True."
+            )
+        if code == "Md5Mismatch":
+            return IntegrityError(f"{where} was damaged on its way to the service ({code}).")
+        if code == "InvalidBlockList":
+            # A commit drops all blocks that it does not name: those of every other writer.
+            return SourceChanged(f"{where} was committed by another writer meanwhile ({code}).")
+        known: dict[int, tuple[type[DatastoreError], str]] = {
+            404: (ObjectNotFound, "does not exist"),
+            409: (ObjectExists, "exists already"),
+            412: (SourceChanged, "is another version than the one that was asked for"),
+            416: (IntegrityError, "is shorter than it was when it was listed"),
+        }
+        failed = f"failed with {status}: {fault.message or 'no reason was given'}"
+        kind, says = known.get(status, (TransferError, failed))
+        if kind is ObjectNotFound and not code:
+            kind, says = (
+                TransferError,
+                "is said to be missing, but not by the service: a proxy's answer",
+            )
+        return kind(f"{where} {says} ({code or status}).")
+
+    def _refused(self, fault: Fault, where: str) -> DatastoreError:
+        answer, what = f"{where} answered {fault.status} {fault.code}".rstrip(), self._signer.title
+        if "Signature not valid in the specified time frame" in fault.message:
+            return CredentialExpired(
+                f"{answer}: the SAS token is outside its time. Make a new one."
+            )
+        # Azurite says AuthorizationFailure where the service says AuthenticationFailed.
+        if fault.code in _NOT_ACCEPTED:
+            return AuthenticationFailed(
+                f"{answer}: the {what} is not accepted. Check that it belongs to this account, is whole, and "
+                "that this machine's clock is right; a storage firewall gives the same answer."
+            )
+        if isinstance(self._signer, NoSigner) or fault.code == "NoAuthenticationInformation":
+            return AuthenticationFailed(
+                f"{answer}: it does not allow anonymous access; give a credential."
+            )
+        return AccessDenied(f"{answer}: the credential lacks the right to do this.")
+
+
+def fault_of(answer: Answer) -> Fault:
+    """Read an answer that is none of the good ones."""
+    return Fault(
+        answer.status,
+        answer.headers.get("x-ms-error-code", "") or _text(_CODE.search(answer.body)),
+        " ".join(
+            filter(None, (_text(_MESSAGE.search(answer.body)), _text(_DETAIL.search(answer.body))))
+        ),
+        _retry_after(answer.headers),
+    )
+
+
+def _text(found: Any) -> str:
+    """Return the first line of an element; the next ones hold the request's id and time."""
+    lines = unescape(found[1].decode(errors="replace")).strip().splitlines() if found else []
+    return lines[0] if lines else ""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read `Retry-After` in both its forms (RFC 9110, 10.2.3), as seconds from now."""
+    if (milliseconds := headers.get("x-ms-retry-after-ms", "")).isdigit():
+        return int(milliseconds) / 1000
+    value = headers.get("retry-after", "").strip()
+    if value.isdigit():
+        return float(value)
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None

@@ -1,0 +1,192 @@
+"""Ways to sign a request to Azure Storage: account key, shared access signature, token, or none.
+
+By the documented protocol (Azure Storage: "Authorize with Shared Key"); blobs and file shares sign
+alike. A signature goes into the request and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, unquote
+
+from prefect_datastores.errors import AuthenticationFailed, ConfigurationError
+from prefect_datastores.redaction import guard_loggers, remember
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken, TokenCredential
+
+Query = tuple[tuple[str, str], ...]
+
+_SCOPE = "https://storage.azure.com/.default"
+_EARLY_SECONDS = 300  # a token is renewed before it ends, so that none ends on its way
+_TENANT = re.compile(r"authorization_uri=\"?https://[^/]+/([0-9a-fA-F-]{36})")
+_SIGNED_HEADERS = (
+    *("content-encoding", "content-language", "content-length", "content-md5", "content-type"),
+    *("date", "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request before it is signed: `path` is encoded, the values of `query` are not."""
+
+    method: str
+    path: str
+    query: Query
+    headers: Mapping[str, str]
+    length: int = 0
+
+    @property
+    def target(self) -> str:
+        """The path and query as they go over the wire."""
+        asked = "&".join(f"{key}={quote(value, safe='')}" for key, value in self.query)
+        return f"{self.path}?{asked}" if asked else self.path
+
+
+class Signer(Protocol):
+    """Makes a request one that the service accepts."""
+
+    @property
+    def title(self) -> str:
+        """What signs, for messages."""
+
+    def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Return the target and the headers of the signed request."""
+
+    def renew(self, challenge: str) -> bool:
+        """Take note that the service did not accept it, and tell whether another try is worth it."""
+
+
+class NoSigner:
+    """Signs nothing: containers with public access."""
+
+    title = "sign-in"
+
+    def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Return the request as it is."""
+        return request.target, request.headers
+
+    def renew(self, challenge: str) -> bool:
+        """Say no: there is nothing to renew."""
+        return False
+
+
+class SasSigner:
+    """Adds a shared access signature to the query."""
+
+    title = "SAS token"
+
+    def __init__(self, token: str) -> None:
+        """Take the token, with or without its question mark."""
+        self._token = token.strip().lstrip("?&")
+        fields = dict(field.partition("=")[::2] for field in self._token.split("&"))
+        for secret in (self._token, unquote(fields.get("sig", ""))):
+            remember(secret)
+
+    def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Return the request with the token in its query."""
+        joint = "&" if request.query else "?"
+        return f"{request.target}{joint}{self._token}", request.headers
+
+    def renew(self, challenge: str) -> bool:
+        """Say no: only its owner can make another."""
+        return False
+
+
+class KeySigner:
+    """Signs with the account's key (Shared Key)."""
+
+    title = "account key"
+
+    def __init__(self, account: str, key: str) -> None:
+        """Take the key as the portal shows it.
+
+        Raises:
+            AuthenticationFailed: it is no base64, so the service cannot have made it.
+        """
+        self._account = account
+        remember(key)
+        try:
+            self._hmac = hmac.new(base64.b64decode(key, validate=True), digestmod=hashlib.sha256)
+        except (binascii.Error, ValueError):
+            raise AuthenticationFailed(
+                f"The account key of {account} is cut off or mistyped: it is no base64. Copy it from the portal again."
+            ) from None
+
+    def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Return the request with its signature among the headers."""
+        given = {name.lower(): value for name, value in request.headers.items()}
+        given["content-length"] = str(request.length) if request.length else ""
+        lines = [request.method, *(given.get(name, "") for name in _SIGNED_HEADERS)]
+        lines += [f"{name}:{given[name]}" for name in sorted(given) if name[:5] == "x-ms-"]
+        lines.append(f"/{self._account}{request.path}")
+        lines += [f"{key}:{value}" for key, value in sorted(request.query)]
+        signature = self._hmac.copy()
+        signature.update("\n".join(lines).encode())
+        signed = base64.b64encode(signature.digest()).decode()
+        authorization = f"SharedKey {self._account}:{signed}"
+        return request.target, {**request.headers, "Authorization": authorization}
+
+    def renew(self, challenge: str) -> bool:
+        """Say no: a key is right or wrong."""
+        return False
+
+
+class TokenSigner:
+    """Signs with a token of Microsoft Entra, renewed before it ends."""
+
+    title = "sign-in"
+
+    def __init__(self, credential: TokenCredential, account_url: str) -> None:
+        """Take what gives tokens; none is asked for before the first request."""
+        self._credential, self._account_url = credential, account_url
+        self._token: AccessToken | None = None
+        self._tenant: str | None = None
+        self._lock = threading.Lock()
+        guard_loggers()
+
+    def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Return the request with the token among its headers.
+
+        Raises:
+            AuthenticationFailed: no token is given, whose reason the message has.
+        """
+        return request.target, {**request.headers, "Authorization": f"Bearer {self._current()}"}
+
+    def _current(self) -> str:
+        with self._lock:
+            if self._token is None or self._token.expires_on - _EARLY_SECONDS < time.time():
+                self._token = self._asked()
+                remember(self._token.token)
+            return self._token.token
+
+    def _asked(self) -> AccessToken:
+        from azure.core.exceptions import AzureError  # noqa: PLC0415 - only with a token
+
+        options: dict[str, Any] = {"tenant_id": self._tenant} if self._tenant else {}
+        try:
+            return self._credential.get_token(_SCOPE, **options)
+        except AzureError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise AuthenticationFailed(
+                f"Signing in to {self._account_url} failed before it was asked: {reason}. Check the sign-in."
+            ) from None
+        except ValueError as error:
+            raise ConfigurationError(f"The sign-in cannot be used: {error}") from None
+
+    def renew(self, challenge: str) -> bool:
+        """Forget the token, and ask the tenant that the service named for the next one."""
+        named = _TENANT.search(challenge)
+        with self._lock:
+            self._token = None
+            self._tenant = named[1] if named else self._tenant
+        return True
