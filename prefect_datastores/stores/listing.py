@@ -32,12 +32,7 @@ _MD5 = re.compile(r"<Content-MD5>([^<]+)</Content-MD5>")
 _IS_FOLDER = re.compile(r"<hdi_isfolder>true<|<ResourceType>directory<", re.IGNORECASE)
 _END = "</EnumerationResults>"
 _ENTITIES = {"&quot;": '"', "&apos;": "'", "&#xD;": "\r", "&#xA;": "\n", "&#x9;": "\t"}
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        "JanFebMarAprMayJunJulAugSepOctNovDec"[i : i + 3] for i in range(0, 36, 3)
-    )
-}
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 def page_of(body: bytes) -> Page:
@@ -112,8 +107,8 @@ def time_of(text: str) -> float | None:
     try:
         day, month, year, clock, _ = text.partition(", ")[2].split(" ")
         hours, minutes, seconds = map(int, clock.split(":"))
-        moment = (int(year), _MONTHS[month], int(day), hours, minutes, seconds)
-    except (KeyError, ValueError):
+        moment = (int(year), _MONTHS.index(month) + 1, int(day), hours, minutes, seconds)
+    except ValueError:
         return None
     return float(timegm(moment))
 
