@@ -35,7 +35,7 @@ from prefect_datastores.references import DataReference, check_references
 from prefect_datastores.runs import Run, start_in_background
 from prefect_datastores.scripts.child import run_script, script_environment
 from prefect_datastores.settings import scratch_root
-from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
 from prefect_datastores.transfers import as_available, as_reference, preflight

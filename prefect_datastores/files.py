@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import stat
@@ -31,6 +32,7 @@ from prefect_datastores.names import NameRules, RelativePath
 
 _PART_PREFIX, _PART_SUFFIX = ".pds-", ".part"
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -94,6 +96,7 @@ class Folder:
         self._mode = 0o666 & ~_read_umask()
         self._touched: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
+        self._token, self._parts = secrets.token_hex(8), itertools.count(1)
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -209,6 +212,10 @@ class Folder:
         with _translated(self.shown(path)), self._directory(path[:-1], create=True) as directory:
             return PartFile(self, path, os.dup(directory), size)
 
+    def part_name(self) -> str:
+        """Return a name for a part file that nobody can guess and no other part file has."""
+        return f"{_PART_PREFIX}{self._token}-{next(self._parts)}{_PART_SUFFIX}"
+
     def _touch(self, directory: tuple[str, ...]) -> None:
         with self._lock:
             self._touched.add(directory)
@@ -263,7 +270,7 @@ class PartFile:
     def __init__(self, folder: Folder, path: RelativePath, directory: int, size: int) -> None:
         """Make the file beside its destination; takes over the descriptor `directory`."""
         self._folder, self._path, self._directory = folder, path, directory
-        self._name = f"{_PART_PREFIX}{secrets.token_hex(8)}{_PART_SUFFIX}"
+        self._name = folder.part_name()
         self._open = True
         try:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW
@@ -368,7 +375,7 @@ class PartFile:
 
 def _reserve(fd: int, size: int) -> None:
     """Reserve the blocks now, so that a full disk shows before the first byte."""
-    if not size:
+    if size < _WORTH_RESERVING:
         return
     try:
         os.posix_fallocate(fd, 0, size)

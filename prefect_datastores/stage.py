@@ -21,7 +21,7 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import ConfigurationError, NameCollision
 from prefect_datastores.references import DataReference, When, check_references
 from prefect_datastores.settings import scratch_root
-from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
 from prefect_datastores.transfers import as_available, as_reference, preflight

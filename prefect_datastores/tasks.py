@@ -17,7 +17,7 @@ from prefect.runtime import task_run
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for
 from prefect_datastores.references import DataReference
-from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.transfers import as_reference, deliver, fetch
 

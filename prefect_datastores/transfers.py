@@ -17,7 +17,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.names import ObjectName, join, normal_path
 from prefect_datastores.references import DataReference
 from prefect_datastores.staging import download as downloading
-from prefect_datastores.staging.engine import Cancellation
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload as upload_files

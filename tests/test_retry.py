@@ -35,8 +35,8 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.names import ObjectName
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
-from prefect_datastores.staging.engine import Cancellation
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
 from prefect_datastores.testing import begin, content_of, get, md5_of, names_below, put

@@ -49,9 +49,10 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import is_part
 from prefect_datastores.names import ObjectName
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.download import plan as plan_of_download
-from prefect_datastores.staging.engine import Cancellation, Limits
+from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.plan import Overwrite, overwrite_rule
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.upload import plan as plan_of_upload

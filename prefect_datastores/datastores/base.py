@@ -18,8 +18,8 @@ from prefect_datastores.display import display_for
 from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.names import ObjectName, datastore_name, folder_prefix, normal_path
 from prefect_datastores.references import DataReference, When, checked_reference
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
-from prefect_datastores.staging.engine import Cancellation
 from prefect_datastores.staging.plan import overwrite_rule
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload

@@ -28,8 +28,9 @@ from prefect_datastores.names import (
     matcher,
     normal_path,
 )
-from prefect_datastores.staging.digest import md5_of, md5_of_file
-from prefect_datastores.staging.engine import Cancellation, Lanes, Limits, run
+from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.digest import RunningDigest, md5_of_file
+from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.plan import (
     NO_FILE,
     DownloadPlan,
@@ -253,29 +254,28 @@ class _Fetching:
     def _move(self, item: Fetch, lanes: Lanes) -> None:
         part = self._folder.part_file(item.path, item.info.size)
         try:
-            self._fill(part, item, lanes)
-            self._verify(part, item, lanes)
+            digest = self._fill(part, item, lanes)
+            if item.info.digest not in {None, digest}:
+                raise IntegrityError(
+                    f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not published. "
+                    "It was damaged on its way, or stored damaged."
+                )
             lanes.cancellation.check()
         except BaseException:
             part.discard()
             raise
         part.publish(replace=self._overwrite in {"replace", "if_changed"})
 
-    def _fill(self, part: PartFile, item: Fetch, lanes: Lanes) -> None:
-        def one(_: int, offset: int, length: int) -> None:
+    def _fill(self, part: PartFile, item: Fetch, lanes: Lanes) -> bytes:
+        """Bring all parts to their places, and return the MD5 of what came."""
+        digest = RunningDigest(part.read_at, lanes.cancellation)
+
+        def one(offset: int, memory: memoryview) -> None:
             lanes.cancellation.check()
-            buffer = memoryview(bytearray(length))
-            self._store.read_into(item.name, offset, buffer, pin=item.info.etag or None)
-            part.write_at(offset, buffer)
+            self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+            part.write_at(offset, memory)
+            if item.info.digest is not None:
+                digest.came(offset, memory)
 
         lanes.each_part(item.info.size, part_size(self._store.capabilities, item.info.size), one)
-
-    @staticmethod
-    def _verify(part: PartFile, item: Fetch, lanes: Lanes) -> None:
-        if item.info.digest is None:
-            return
-        if md5_of(part.read_at, lanes.cancellation) != item.info.digest:
-            raise IntegrityError(
-                f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not published. "
-                "It was damaged on its way, or stored damaged."
-            )
+        return digest.result()

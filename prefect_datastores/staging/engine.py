@@ -1,4 +1,4 @@
-"""Runs the items of a plan: many at once, within a bound of bytes in flight, until told to stop.
+"""Runs the items of a plan: many at once, within a bound of memory, until told to stop.
 
 Two lanes of threads: an item (a file) has one thread of its lane, and hands the parts of a large
 file to the other lane. Parts wait for nobody, so the lanes cannot lock each other.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from prefect_datastores.errors import (
     AccessError,
@@ -19,134 +18,61 @@ from prefect_datastores.errors import (
     DatastoreError,
     EndpointUnreachable,
     LocalDiskFull,
-    TransferCancelled,
     TransferError,
 )
+from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.memory import MemoryBudget
 from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.report import ObjectRow
 
 Item = TypeVar("Item")
 
-# Each thread that ever held a part keeps its memory (glibc gives each an arena of its own), so what
-# is larger than this goes through the few threads of the lane of parts.
-_SMALL = 2**20
-
 _NEXT_WOULD_FAIL_TOO = (AccessError, ContainerNotFound, EndpointUnreachable, LocalDiskFull)
+_SMALL = 2**20  # up to here an object of one part is moved by the thread that has the file
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one transfer: files and parts in work at once, and bytes held in memory."""
+    """Bounds of one transfer: files and parts in work at once, and bytes held in memory.
 
-    files: int = 16
-    parts: int = 6
-    bytes_in_flight: int = 24 * 2**20
+    A small object takes a round trip to the service (20 ms), so many are under way; a large one
+    is bound by what a connection carries, which 16 exceed on most machines.
+    """
 
-
-class Cancellation:
-    """Set once, from any thread or signal; work that sees it stops."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        """Ask for the stop."""
-        self._event.set()
-
-    @property
-    def requested(self) -> bool:
-        """Whether the stop was asked for."""
-        return self._event.is_set()
-
-    def pause(self, seconds: float) -> None:
-        """Return after that time, or at once when the stop is asked for.
-
-        Raises:
-            TransferCancelled: it was.
-        """
-        self._event.wait(seconds)
-        self.check()
-
-    def check(self) -> None:
-        """Return unless the stop was asked for.
-
-        Raises:
-            TransferCancelled: it was.
-        """
-        if self.requested:
-            raise TransferCancelled("The transfer was cancelled.")
-
-
-class _ByteBudget:
-    """Bytes that may be in memory at once; one part larger than all of it goes alone."""
-
-    def __init__(self, most: int, cancellation: Cancellation) -> None:
-        self._most, self._used, self._cancellation = most, 0, cancellation
-        self._freed = threading.Condition()
-
-    def take(self, size: int) -> None:
-        with self._freed:
-            while self._used and self._used + size > self._most:
-                self._cancellation.check()
-                self._freed.wait(0.2)
-            self._used += size
-
-    def give(self, size: int) -> None:
-        with self._freed:
-            self._used -= size
-            self._freed.notify_all()
+    files: int = 64
+    parts: int = 16
+    bytes_in_flight: int = 64 * 2**20
 
 
 class Lanes:
-    """What the work on one item may use: the lane of parts, the budget, and the stop."""
+    """What the work on one item may use: the lane of parts, the memory, and the stop."""
 
     def __init__(self, limits: Limits, cancellation: Cancellation, progress: Progress) -> None:
         """Open the lane of parts."""
         self.cancellation, self.progress = cancellation, progress
-        self._budget = _ByteBudget(limits.bytes_in_flight, cancellation)
+        self.memory = MemoryBudget(limits.bytes_in_flight, cancellation)
         self._parts = ThreadPoolExecutor(limits.parts, thread_name_prefix="pds-part")
 
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes of the budget for a while."""
-        self.cancellation.check()
-        self._budget.take(size)
-        try:
-            yield
-        finally:
-            self._budget.give(size)
-
-    def each_part(self, size: int, part_size: int, work: Callable[[int, int, int], None]) -> None:
-        """Call `work(index, offset, length)` for each part, many at once; the first fault ends it."""
-        parts = [
-            (index, offset, min(part_size, size - offset))
-            for index, offset in enumerate(range(0, size, part_size))
-        ]
-        if size <= _SMALL and len(parts) == 1:
-            self._one(work, *parts[0])
+    def each_part(self, size: int, part_size: int, work: Callable[[int, memoryview], None]) -> None:
+        """Call `work(offset, memory)` for each part, many at once; the first fault ends it."""
+        if size <= min(part_size, _SMALL):
+            if size:
+                self._one(work, 0, size)
             return
-        self.gather(self._parts.submit(self._one, work, *part) for part in parts)
+        self.gather(
+            self._parts.submit(self._one, work, offset, min(part_size, size - offset))
+            for offset in range(0, size, part_size)
+        )
 
-    def _one(
-        self, work: Callable[[int, int, int], None], index: int, offset: int, length: int
-    ) -> None:
-        with self.holding(length):
-            work(index, offset, length)
+    def _one(self, work: Callable[[int, memoryview], None], offset: int, length: int) -> None:
+        with self.memory.holding(length) as memory:
+            work(offset, memory)
         self.progress.moved(length)
 
-    def take(self, size: int) -> None:
-        """Take `size` bytes of the budget before they are read; `send_part` returns them."""
-        self.cancellation.check()
-        self._budget.take(size)
-
-    def give(self, size: int) -> None:
-        """Return bytes that were taken and will not be sent."""
-        self._budget.give(size)
-
-    def send_part(self, size: int, work: Callable[[], None]) -> Future[None]:
-        """Run `work` in the lane of parts, and return its budget when it is over or never ran."""
+    def send_part(self, memory: memoryview, work: Callable[[], None]) -> Future[None]:
+        """Run `work` in the lane of parts; the memory is given back when it is over or never ran."""
         part = self._parts.submit(work)
-        part.add_done_callback(lambda _: self._budget.give(size))
+        part.add_done_callback(lambda _: self.memory.give(memory))
         return part
 
     @staticmethod
@@ -183,41 +109,92 @@ def run(
     Raises:
         TransferCancelled: the stop was asked for from outside.
     """
-    stop = Cancellation()
-    rows: dict[int, ObjectRow] = {}
-
-    def one(index: int, item: Item) -> None:
-        try:
-            cancellation.check()
-            stop.check()
-            row = work(item, lanes)
-        except DatastoreError as error:
-            row = row_of(item, error)
-            if isinstance(error, _NEXT_WOULD_FAIL_TOO):
-                stop.cancel()
-        except OSError as error:
-            row = row_of(item, TransferError(str(error)))
-        rows[index] = row
-        progress.finished(row)
-
-    lanes = Lanes(limits, cancellation, progress)
-    files = ThreadPoolExecutor(limits.files, thread_name_prefix="pds-file")
+    crew = _Crew(iter(enumerate(items)), work, row_of, Lanes(limits, cancellation, progress))
     try:
-        running: set[Future[None]] = set()
-        for index, item in enumerate(items):
-            running.add(files.submit(one, index, item))
-            if len(running) >= 4 * limits.files:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        for future in running:
-            future.result()
+        crew.run(limits.files)
     except BaseException:
         cancellation.cancel()
         raise
     finally:
-        files.shutdown(wait=True, cancel_futures=True)
-        lanes.close()
+        crew.finish()
         progress.end()
     cancellation.check()
-    return [rows[index] for index in sorted(rows)]
+    return [crew.rows[index] for index in sorted(crew.rows)]
+
+
+class _Crew(Generic[Item]):
+    """Threads that take the items one after another, until there is none or something is wrong."""
+
+    def __init__(
+        self,
+        items: Iterator[tuple[int, Item]],
+        work: Callable[[Item, Lanes], ObjectRow],
+        row_of: Callable[[Item, DatastoreError], ObjectRow],
+        lanes: Lanes,
+    ) -> None:
+        self.rows: dict[int, ObjectRow] = {}
+        self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
+        self._taking = threading.Lock()
+        self._over = False
+        self._stop = Cancellation()
+        self._fault: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    def run(self, most: int) -> None:
+        """Return when all items are done.
+
+        Raises:
+            BaseException: what nobody expected in `work` or in the items themselves.
+        """
+        for number in range(most):
+            if self._over:
+                break
+            thread = threading.Thread(target=self._take_all, name=f"pds-file-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the machine gives no more; those that run do all the work
+                if not self._threads:
+                    raise
+                break
+            self._threads.append(thread)
+        for thread in self._threads:
+            thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def finish(self) -> None:
+        """Return when no thread works any more."""
+        self._over = True
+        for thread in self._threads:
+            thread.join()
+        self._lanes.close()
+
+    def _take_all(self) -> None:
+        try:
+            while True:
+                with self._taking:
+                    if self._over:
+                        return
+                    taken = next(self._items, None)
+                    if taken is None:
+                        self._over = True
+                        return
+                self._do(*taken)
+        except BaseException as fault:  # noqa: BLE001 - raised by `run` in the thread that waits
+            self._over = True
+            self._fault = self._fault or fault
+            self._lanes.cancellation.cancel()
+
+    def _do(self, index: int, item: Item) -> None:
+        try:
+            self._lanes.cancellation.check()
+            self._stop.check()
+            row = self._work(item, self._lanes)
+        except DatastoreError as error:
+            row = self._row_of(item, error)
+            if isinstance(error, _NEXT_WOULD_FAIL_TOO):
+                self._stop.cancel()
+        except OSError as error:
+            row = self._row_of(item, TransferError(str(error)))
+        self.rows[index] = row
+        self._lanes.progress.finished(row)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from prefect_datastores.errors import DatastoreError, ObjectExists, ObjectNotFound, SourceChanged
 from prefect_datastores.files import Folder, local_error
 from prefect_datastores.names import ObjectName, folder_prefix, normal_path
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import failed_row, raise_failures
-from prefect_datastores.staging.engine import Cancellation, Lanes, Limits, run
+from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.plan import Overwrite, Send, UploadPlan, plan_upload
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import ObjectRow, TransferReport
@@ -140,8 +141,8 @@ class _Sending:
                 digest = self._send_parts(writing, item, fd, size, step, lanes)
                 return self._commit(writing, item, fd, before, digest, lanes)
             # The only part may be sent with the commit, so its bytes are held until then.
-            with lanes.holding(size):
-                digest = self._send_only_part(writing, item, fd, size)
+            with lanes.memory.holding(size) as memory:
+                digest = self._send_only_part(writing, item, fd, memory)
                 info = self._commit(writing, item, fd, before, digest, lanes)
             lanes.progress.moved(size)
         except BaseException:
@@ -164,11 +165,11 @@ class _Sending:
         return self._store.begin_write(item.name, size, if_absent=self._overwrite != "replace")
 
     @staticmethod
-    def _send_only_part(writing: Writing, item: Send, fd: int, size: int) -> bytes:
-        data = _read(item, fd, 0, size)
-        if data:
-            writing.write_part(0, 0, memoryview(data))
-        return hashlib.md5(data, usedforsecurity=False).digest()
+    def _send_only_part(writing: Writing, item: Send, fd: int, memory: memoryview) -> bytes:
+        _read(item, fd, 0, memory)
+        if memory:
+            writing.write_part(0, 0, memory)
+        return hashlib.md5(memory, usedforsecurity=False).digest()
 
     @staticmethod
     def _send_parts(
@@ -178,41 +179,42 @@ class _Sending:
         digest, sent = hashlib.md5(usedforsecurity=False), []
         try:
             for index, offset in enumerate(range(0, size, step)):
-                length = min(step, size - offset)
-                lanes.take(length)
+                memory = lanes.memory.take(min(step, size - offset))
                 try:
-                    data = _read(item, fd, offset, length)
-                    digest.update(data)
+                    _read(item, fd, offset, memory)
+                    digest.update(memory)
                 except BaseException:
-                    lanes.give(length)
+                    lanes.memory.give(memory)
                     raise
-                sent.append(lanes.send_part(length, _part(writing, index, offset, data, lanes)))
+                work = _part(writing, index, offset, memory, lanes)
+                sent.append(lanes.send_part(memory, work))
         finally:
             lanes.gather(sent)
         return digest.digest()
 
 
 def _part(
-    writing: Writing, index: int, offset: int, data: bytes, lanes: Lanes
+    writing: Writing, index: int, offset: int, data: memoryview, lanes: Lanes
 ) -> Callable[[], None]:
     def work() -> None:
         lanes.cancellation.check()
-        writing.write_part(index, offset, memoryview(data))
+        writing.write_part(index, offset, data)
         lanes.progress.moved(len(data))
 
     return work
 
 
-def _read(item: Send, fd: int, offset: int, length: int) -> bytes:
-    try:
-        data = os.pread(fd, length, offset)
-        while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
-            data += more
-    except OSError as error:
-        raise local_error(error, item.source.path) from error
-    if len(data) < length:
-        raise _changed(item)
-    return data
+def _read(item: Send, fd: int, offset: int, memory: memoryview) -> None:
+    """Fill the memory with what the file has at `offset`."""
+    done = 0
+    while done < len(memory):
+        try:
+            got = os.preadv(fd, [memory[done:]], offset + done)
+        except OSError as error:
+            raise local_error(error, item.source.path) from error
+        if not got:
+            raise _changed(item)
+        done += got
 
 
 def _version(info: os.stat_result) -> tuple[int, int, int]:

@@ -1,0 +1,75 @@
+"""The memory of a transfer: bounded, and used again instead of given back.
+
+Memory that threads allocate and free stays with each of them (glibc gives every thread an arena of
+its own), so large parts are received into and sent from a few pieces that all threads share.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect_datastores.staging.cancellation import Cancellation
+
+_SMALL = 2**20
+
+
+class MemoryBudget:
+    """Bytes that may be in use at once; one piece larger than all of it goes alone."""
+
+    def __init__(self, most: int, cancellation: Cancellation) -> None:
+        """Allocate nothing yet."""
+        self._most, self._used, self._cancellation = most, 0, cancellation
+        self._kept: dict[int, list[bytearray]] = {}
+        self._kept_bytes = 0
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[memoryview]:
+        """Give memory for a while, as `take` does."""
+        piece = self.take(size)
+        try:
+            yield piece
+        finally:
+            self.give(piece)
+
+    def take(self, size: int) -> memoryview:
+        """Return `size` bytes of memory, whose content is anything, once there is room for them.
+
+        Raises:
+            TransferCancelled: the stop was asked for.
+        """
+        room = _room(size)
+        with self._freed:
+            self._cancellation.check()
+            while self._used and self._used + room > self._most:
+                self._freed.wait(0.2)
+                self._cancellation.check()
+            self._used += room
+            kept = self._kept.get(room)
+            piece = kept.pop() if kept else None
+            self._kept_bytes -= room if piece is not None else 0
+        return memoryview(piece if piece is not None else bytearray(room))[:size]
+
+    def give(self, piece: memoryview) -> None:
+        """Take back what `take` gave; it is not used any more."""
+        whole = piece.obj
+        room = len(whole)  # type: ignore[arg-type]
+        piece.release()
+        with self._freed:
+            self._used -= room
+            if room > _SMALL and self._kept_bytes + self._used + room <= self._most:
+                self._kept.setdefault(room, []).append(whole)  # type: ignore[arg-type]
+                self._kept_bytes += room
+            self._freed.notify()
+
+
+def _room(size: int) -> int:
+    """Return the length of the piece that holds `size` bytes: few lengths, so that pieces fit again."""
+    if size <= _SMALL:
+        return size
+    room = _SMALL
+    while room < size:
+        room *= 2
+    return room
