@@ -15,6 +15,7 @@
     ├── UnsafeName (ValueError)                   a name that would leave its place
     ├── NameCollision (ValueError)                two names that would be one file
     ├── TransferError (OSError)
+    │   ├── PlaceTaken                            a folder stands where a file would be, or the reverse
     │   ├── SourceChanged                         it changed while it was read
     │   ├── IntegrityError                        length or digest is not the promised one
     │   ├── ServiceBusy                           the service kept failing, or asked to wait
@@ -105,6 +106,10 @@ class NameCollision(DatastoreError, ValueError):
 
 class TransferError(DatastoreError, OSError):
     """An object could not be moved whole."""
+
+
+class PlaceTaken(TransferError):
+    """A folder stands where a file is to be written, or a file where a folder is needed."""
 
 
 class SourceChanged(TransferError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import keyword
 import re
@@ -14,14 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import Flow, State, allow_failure, task
 from prefect import flow as prefect_flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,18 +33,26 @@ from prefect_datastores.plans import EstimatorPlan, plan_references
 from prefect_datastores.references import DataReference, check_references
 from prefect_datastores.runs import Run, start_in_background
 from prefect_datastores.scripts.child import run_script, script_environment
+from prefect_datastores.scripts.source import (
+    OUTPUTS,
+    Stamp,
+    copy_source,
+    digest_of,
+    forget_unless_written,
+    stamp,
+)
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Keep = Literal["failed", "always", "never"]
 Value = DataReference | bool | int | float | str
-_NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
 _VARIABLE = re.compile(
     r"\$(?:AZUREML_DATAREFERENCE_(?P<bare>\w+)|\{AZUREML_DATAREFERENCE_(?P<braced>\w+)\})", re.ASCII
 )
+# What Prefect and pydantic keep for themselves stays an argument of the script alone.
+_RESERVED = {"wait_for", "return_state", "model_config"}
 _WATCH_SECONDS = 2.0
 _SNAPSHOTS = "azureml-snapshots"
 
@@ -115,7 +122,7 @@ class Estimator:
             ConfigurationError: the source or the script is missing, or an argument cannot work.
             NameCollision: two references would share a variable.
         """
-        if compute_target not in {None, "local"}:
+        if compute_target not in (None, "local"):
             raise ConfigurationError(
                 f"compute_target={compute_target!r} is not available; use 'local', which is the machine that runs "
                 "the flow, and choose that machine by the work pool of a deployment."
@@ -188,6 +195,8 @@ class Estimator:
             if isinstance(value, (bool, int, float, str))
             and value != ""
             and (name := _parameter_name(key))
+            and name not in _RESERVED
+            and not name.startswith("_")
         }
         signature = inspect.Signature(
             [
@@ -237,7 +246,17 @@ class Estimator:
                 "The source_directory_data_store is not registered, so a submitted run cannot find it: "
                 "save it first, or use run()."
             )
-        return start_in_background(self.as_flow(), self.spec.model_dump_json(), parameters)
+        folder = scratch_root() / "submitted" / uuid4().hex
+        folder.mkdir(parents=True, mode=0o700)
+        # What runs is what was there when it was submitted.
+        source = folder / "source"
+        try:
+            copy_source(Path(self.spec.source_directory), source, leave_out=scratch_root())
+            spec = self.spec.model_copy(update={"source_directory": str(source)})
+            return start_in_background(self.as_flow(), spec.model_dump_json(), folder, parameters)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _items(value: Any) -> list[Any]:
@@ -300,6 +319,7 @@ class _EstimatorRun:
             reference for reference in self._references if reference.mode == "download"
         ]
         self._uploads = [reference for reference in self._references if reference.mode == "upload"]
+        self._came: dict[str, Stamp] = {}  # what lay with the source where results are to be
 
     def run(self) -> dict[str, Any] | State[Any]:
         with (
@@ -323,7 +343,7 @@ class _EstimatorRun:
         outputs = self._with_default_outputs()
         for reference in self._uploads:
             preflight(reference)
-        self._bring_source(scope)
+        source = self._bring_source(scope)
         futures = {
             reference.name: download.submit(reference, self._place(reference), scope=scope)
             for reference in self._downloads
@@ -337,7 +357,7 @@ class _EstimatorRun:
             self._variables(paths),
             self._spec.max_run_duration_seconds,
             cancelled,
-            wait_for=list(futures.values()),
+            wait_for=[*source, *futures.values()],
             return_state=True,
         )
         stored = self._store(state, paths, scope)
@@ -348,41 +368,47 @@ class _EstimatorRun:
 
     def _with_default_outputs(self) -> DataReference | None:
         """Add the upload of `outputs/`, unless the inputs have one already."""
-        if any(reference.path_on_compute == "outputs" for reference in self._uploads):
-            return next(
-                reference for reference in self._uploads if reference.path_on_compute == "outputs"
-            )
+        for reference in self._uploads:
+            if reference.path_on_compute == OUTPUTS:
+                return reference
         store = Datastore.get_default()
         name = "run_outputs"
         while name in {reference.name for reference in self._references}:
             name += "_"
         outputs = store.path(f"runs/{self._spec.name}/{self._id}", name).as_upload(
-            "outputs", allow_empty=True
+            OUTPUTS, allow_empty=True
         )
         self._uploads.append(outputs)
         return outputs
 
-    def _bring_source(self, scope: str) -> None:
+    def _bring_source(self, scope: str) -> list[PrefectFuture[Any]]:
+        """Copy the source to where it runs; return the task run that brought it, if one did."""
         shutil.rmtree(self._root, ignore_errors=True)  # of an earlier try of the same run
         self._root.mkdir(parents=True, mode=0o700)
         source = Path(self._spec.source_directory)
+        brought: list[PrefectFuture[Any]] = []
         if self._spec.source_directory_data_store is None:
-            shutil.copytree(
-                source,
-                self._code,
-                ignore=shutil.ignore_patterns(*_NOT_SOURCE),
-                ignore_dangling_symlinks=True,
-            )
+            copy_source(source, self._code, leave_out=scratch_root())
         else:
+            copy = self._root / "source"
+            copy_source(source, copy, leave_out=scratch_root())
             store = self._carrier or Datastore.get(self._spec.source_directory_data_store)
-            place = store.path(join(_SNAPSHOTS, _digest(source)), "source")
-            ignored = [f"**/{name}" for name in _NOT_SOURCE]
-            sent = upload.submit(source, place.as_upload(exclude=ignored), scope=scope)
+            place = store.path(join(_SNAPSHOTS, digest_of(copy)), "source")
+            sent = upload.submit(copy, place.as_upload(), scope=scope)
             sent.result()
-            download.submit(
+            fetched = download.submit(
                 place.as_download(), self._code, scope=scope, wait_for=[sent], return_state=False
-            ).result()
-        (self._code / "outputs").mkdir(exist_ok=True)
+            )
+            fetched.result()
+            brought.append(fetched)
+            shutil.rmtree(copy)
+        (self._code / OUTPUTS).mkdir(exist_ok=True)
+        self._came = {
+            reference.name: stamp(self._place(reference))
+            for reference in self._uploads
+            if not Path(reference.path_on_compute).is_absolute()
+        }
+        return brought
 
     def _place(self, reference: DataReference) -> Path:
         if reference.path_on_compute:
@@ -428,6 +454,9 @@ class _EstimatorRun:
         """Upload what is due after this outcome, and return the count of objects for each place."""
         outcome = "success" if state.is_completed() else "failure"
         due = [reference for reference in self._uploads if reference.when in {outcome, "always"}]
+        for reference in due:
+            if before := self._came.get(reference.name):
+                forget_unless_written(paths[reference.name], before)
         futures = {
             reference.name: upload.submit(
                 paths[reference.name],
@@ -489,16 +518,3 @@ def _watch(run_id: str, cancellation: Cancellation) -> Iterator[Callable[[], boo
     finally:
         over.set()
         thread.join()
-
-
-def _digest(folder: Path) -> str:
-    """Return the digest of a folder's names and contents: the same source is stored once."""
-    source = folder_source(folder, exclude=[f"**/{name}" for name in _NOT_SOURCE])
-    digest = hashlib.sha256()
-    for file in source.files:
-        content = hashlib.sha256()
-        with (folder / str(file.path)).open("rb") as opened:
-            while chunk := opened.read(2**20):
-                content.update(chunk)
-        digest.update(f"{file.relative}\0{content.hexdigest()}\n".encode())
-    return digest.hexdigest()[:32]

@@ -25,6 +25,7 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     TransferError,
     UnsafeName,
 )
@@ -135,7 +136,7 @@ class Folder:
                 raise UnsafeName(
                     f"A symbolic link stands at {shown}; it is not followed."
                 ) from error
-            raise ObjectExists(f"A file stands at {shown}, where a folder is needed.") from error
+            raise PlaceTaken(f"A file stands at {shown}, where a folder is needed.") from error
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, dir_fd=fd)
         return os.open(part, flags, dir_fd=fd)
@@ -149,7 +150,7 @@ class Folder:
         try:
             with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
                 return os.stat(path[-1], dir_fd=fd, follow_symlinks=False)
-        except (ObjectNotFound, ObjectExists):  # nothing there, or a file where a folder would be
+        except (ObjectNotFound, PlaceTaken):  # nothing there, or a file where a folder would be
             return None
 
     def entries(self, path: tuple[str, ...]) -> list[tuple[str, os.stat_result]]:
@@ -157,7 +158,7 @@ class Folder:
 
         Raises:
             ObjectNotFound: nothing is there.
-            ObjectExists: a file is there.
+            PlaceTaken: a file is there.
             UnsafeName: a link is there, or above.
         """
         found = []
@@ -208,8 +209,10 @@ class Folder:
 
         Raises:
             LocalDiskFull: the disk has no room for it.
+            PlaceTaken: a folder stands there, or a file where a folder is needed.
         """
         with _translated(self.shown(path)), self._directory(path[:-1], create=True) as directory:
+            _refuse_folder(path[-1], directory, self.shown(path))
             return PartFile(self, path, os.dup(directory), size)
 
     def part_name(self) -> str:
@@ -317,7 +320,7 @@ class PartFile:
                     os.utime(self._fd, times)
                 os.fsync(self._fd)
                 if replace:
-                    self._refuse_directory(shown)
+                    _refuse_folder(name, directory, shown)
                     os.rename(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
                 else:
                     self._publish_new(shown)
@@ -327,22 +330,13 @@ class PartFile:
             raise
         self._close()
 
-    def _refuse_directory(self, shown: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            mode = os.stat(self._path[-1], dir_fd=self._directory, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                raise ObjectExists(f"A folder stands at {shown}, where a file is to be written.")
-            if stat.S_ISLNK(mode):
-                raise UnsafeName(
-                    f"A symbolic link stands at {shown}; it is not replaced or followed."
-                )
-
     def _publish_new(self, shown: Path) -> None:
         name, directory = self._path[-1], self._directory
         try:
             # A hard link fails when the name is taken; a rename would replace it.
             os.link(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
         except FileExistsError as error:
+            _refuse_folder(name, directory, shown)
             raise ObjectExists(f"{shown} exists already.") from error
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
@@ -371,6 +365,16 @@ class PartFile:
         self._open = False
         os.close(self._fd)
         os.close(self._directory)
+
+
+def _refuse_folder(name: str, directory: int, shown: Path) -> None:
+    """Return unless what stands at a name can never give way to a file."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            raise PlaceTaken(f"A folder stands at {shown}, where a file is to be written.")
+        if stat.S_ISLNK(mode):
+            raise UnsafeName(f"A symbolic link stands at {shown}; it is not replaced or followed.")
 
 
 def _reserve(fd: int, size: int) -> None:

@@ -25,6 +25,7 @@ MAX_COMPONENT_BYTES = 255
 _DATASTORE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,253}[a-z0-9])?")
 _CONTAINER_NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
+_LONGEST_SHOWN = 60  # what is longer may be a key that stands in the wrong place
 _REFERENCE_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -161,8 +162,9 @@ def account_name(raw: str) -> str:
         ConfigurationError: no storage account can have it.
     """
     if not _ACCOUNT_NAME.fullmatch(raw):
+        shown = repr(raw) if len(raw) <= _LONGEST_SHOWN else f"of {len(raw)} characters"
         raise ConfigurationError(
-            f"The account name {raw!r} is refused: a storage account has 3 to 24 lower-case "
+            f"The account name {shown} is refused: a storage account has 3 to 24 lower-case "
             "letters and digits (the name alone, without '.blob.core.windows.net')."
         )
     return raw
@@ -289,6 +291,11 @@ def parents(path: str) -> Iterator[str]:
         yield path
 
 
+def globs(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the globs that were given; one may come alone."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def matcher(include: Iterable[str], exclude: Iterable[str]) -> re.Pattern[str]:
     """Compile globs into one pattern over relative names.
 
@@ -296,8 +303,8 @@ def matcher(include: Iterable[str], exclude: Iterable[str]) -> re.Pattern[str]:
     component at any depth, and a pattern that names a folder takes all below it. No `include`
     means everything; `exclude` wins.
     """
-    wanted = "|".join(map(_glob, include))
-    unwanted = "|".join(map(_glob, exclude))
+    wanted = "|".join(map(_glob, globs(include)))
+    unwanted = "|".join(map(_glob, globs(exclude)))
     refuse = rf"(?!(?:{unwanted})\Z)" if unwanted else ""
     return re.compile(rf"{refuse}(?:{wanted})\Z" if wanted else rf"{refuse}.*\Z", re.DOTALL)
 

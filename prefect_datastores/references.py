@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
@@ -10,6 +11,7 @@ from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCo
 from prefect_datastores.names import (
     datastore_name,
     default_reference_name,
+    globs,
     join,
     normal_path,
     reference_name,
@@ -96,6 +98,11 @@ class DataReference(BaseModel):
     def _overwrite(cls, value: Any) -> Overwrite:
         return overwrite_rule(value)
 
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _globs(cls, value: Any) -> Any:
+        return globs(value) if isinstance(value, str) else value
+
     @property
     def name(self) -> str:
         """The reference's name: valid in an environment variable, the same every time."""
@@ -133,8 +140,8 @@ class DataReference(BaseModel):
         path_on_compute: str | None = None,
         overwrite: bool | str = "if_changed",
         *,
-        include: list[str] | tuple[str, ...] = (),
-        exclude: list[str] | tuple[str, ...] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
     ) -> DataReference:
         """Return the reference as data that is downloaded before the script runs.
@@ -150,8 +157,8 @@ class DataReference(BaseModel):
             mode="download",
             path_on_compute=path_on_compute or "",
             overwrite=overwrite,
-            include=tuple(include),
-            exclude=tuple(exclude),
+            include=globs(include),
+            exclude=globs(exclude),
             allow_empty=allow_empty,
         )
 
@@ -168,8 +175,8 @@ class DataReference(BaseModel):
         path_on_compute: str | None = None,
         overwrite: bool | str = "if_changed",
         *,
-        include: list[str] | tuple[str, ...] = (),
-        exclude: list[str] | tuple[str, ...] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
         when: When = "success",
     ) -> DataReference:
@@ -188,8 +195,8 @@ class DataReference(BaseModel):
             mode="upload",
             path_on_compute=path_on_compute or "",
             overwrite=overwrite,
-            include=tuple(include),
-            exclude=tuple(exclude),
+            include=globs(include),
+            exclude=globs(exclude),
             allow_empty=allow_empty,
             when=when,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ from prefect.settings import PREFECT_UI_URL, get_current_settings
 from prefect.states import Cancelled, Cancelling, Crashed, Pending
 
 from prefect_datastores.errors import DatastoreError, ScriptFailed
-from prefect_datastores.settings import scratch_root
 
 _POLL_SECONDS = 1.0
 _LOG_PAGE = 200
@@ -127,20 +125,19 @@ def _raise_for(state: State[Any]) -> None:
         raise DatastoreError(state.message or "The run crashed.")
 
 
-def start_in_background(flow: Flow[..., Any], spec: str, parameters: Mapping[str, Any]) -> Run:
-    """Make a flow run and start a process for it that outlives this one."""
+def start_in_background(
+    flow: Flow[..., Any], spec: str, folder: Path, parameters: Mapping[str, Any]
+) -> Run:
+    """Make a flow run and start a process for it that outlives this one, and removes `folder`."""
     checked = flow.validate_parameters(dict(parameters))
     with get_client(sync_client=True) as client:
         created = client.create_flow_run(flow, parameters=checked, state=Pending())
-    folder = scratch_root() / "submitted"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = folder / f"{created.id}.log"
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", delete=False) as file:
-        file.write(spec)
+    log = folder.parent / f"{created.id}.log"
+    (folder / "spec.json").write_text(spec, encoding="utf-8")
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect_datastores.submitted", file.name, str(created.id)],
+            [sys.executable, "-m", "prefect_datastores.submitted", str(folder), str(created.id)],
             env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -109,6 +109,10 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
         self._stop = Cancellation()
 
     def __enter__(self) -> Staged:
+        self._stop = Cancellation()  # it may have been entered before, in vain
+        return self._enter()
+
+    def _enter(self) -> Staged:
         ready = {key: as_available(reference) for key, reference in self._references.items()}
         check_references(list(ready.values()))
         self._references = ready
@@ -169,8 +173,9 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                     self._staged.reports.update(reports)
 
     async def __aenter__(self) -> Staged:
+        self._stop = Cancellation()
         try:
-            return await self._off_the_loop(self.__enter__)
+            return await self._off_the_loop(self._enter)
         except asyncio.CancelledError:
             await asyncio.to_thread(self._exits.close)
             raise
@@ -259,19 +264,9 @@ def staged(
             ]
         )
 
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            bound = visible.bind(*args, **kwargs)
-            with stage(working_directory=working_directory, **references) as paths:
-                return _call(function, bound, paths)
-
-        @wraps(function)
-        async def acall(*args: Any, **kwargs: Any) -> Any:
-            bound = visible.bind(*args, **kwargs)
-            async with stage(working_directory=working_directory, **references) as paths:
-                return await _call(function, bound, paths)
-
-        chosen: Any = acall if inspect.iscoroutinefunction(function) else call
+        chosen = _wrapped(
+            function, visible, lambda: stage(working_directory=working_directory, **references)
+        )
         chosen.__signature__ = visible
         chosen.__annotations__ = {
             name: kind for name, kind in function.__annotations__.items() if name not in references
@@ -279,6 +274,43 @@ def staged(
         return chosen  # type: ignore[no-any-return]
 
     return decorate
+
+
+def _wrapped(
+    function: Callable[..., Any], visible: inspect.Signature, staging: Callable[[], stage]
+) -> Any:
+    """Return a function of the same kind, plain, async or a generator, that stages around it."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = visible.bind(*args, **kwargs)
+        with staging() as paths:
+            return _call(function, bound, paths)
+
+    @wraps(function)
+    async def acall(*args: Any, **kwargs: Any) -> Any:
+        bound = visible.bind(*args, **kwargs)
+        async with staging() as paths:
+            return await _call(function, bound, paths)
+
+    @wraps(function)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        bound = visible.bind(*args, **kwargs)
+        with staging() as paths:
+            return (yield from _call(function, bound, paths))
+
+    @wraps(function)
+    async def agenerate(*args: Any, **kwargs: Any) -> Any:
+        bound = visible.bind(*args, **kwargs)
+        async with staging() as paths:
+            async for item in _call(function, bound, paths):
+                yield item
+
+    if inspect.iscoroutinefunction(function):
+        return acall
+    if inspect.isasyncgenfunction(function):
+        return agenerate
+    return generate if inspect.isgeneratorfunction(function) else call
 
 
 def _call(function: Callable[..., Any], bound: inspect.BoundArguments, paths: Staged) -> Any:

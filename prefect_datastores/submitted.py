@@ -1,7 +1,8 @@
-"""The process of a submitted run: `python -m prefect_datastores.submitted SPEC RUN_ID`."""
+"""The process of a submitted run: `python -m prefect_datastores.submitted FOLDER RUN_ID`."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -13,18 +14,20 @@ from prefect_datastores.estimator import Estimator, EstimatorSpec
 from prefect_datastores.runs import confirm_cancellation
 
 
-def main(spec_file: str, run_id: str) -> None:
-    """Run the estimator as the flow run that was made for it."""
-    path = Path(spec_file)
-    spec = EstimatorSpec.model_validate_json(path.read_text(encoding="utf-8"))
-    path.unlink()
-    with get_client(sync_client=True) as client:
-        created = client.read_flow_run(UUID(run_id))
-    flow = Estimator.from_spec(spec).as_flow()
+def main(folder: str, run_id: str) -> None:
+    """Run the estimator in `folder` as the flow run that was made for it, and remove the folder."""
+    submitted = Path(folder)
+    text = (submitted / "spec.json").read_text(encoding="utf-8")
     try:
-        run_flow(flow, flow_run=created, parameters=created.parameters, return_type="state")
+        with get_client(sync_client=True) as client:
+            created = client.read_flow_run(UUID(run_id))
+        flow = Estimator.from_spec(EstimatorSpec.model_validate_json(text)).as_flow()
+        try:
+            run_flow(flow, flow_run=created, parameters=created.parameters, return_type="state")
+        finally:
+            confirm_cancellation(created.id)
     finally:
-        confirm_cancellation(created.id)
+        shutil.rmtree(submitted, ignore_errors=True)
 
 
 if __name__ == "__main__":

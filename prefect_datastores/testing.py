@@ -201,6 +201,17 @@ class StoreContract:
         store.check_root()
         assert store.list_page("") == Page()
 
+    def test_a_write_that_is_only_tried_is_seen_by_nobody(
+        self, store: ObjectStore, missing_store: ObjectStore
+    ) -> None:
+        probe = ObjectName("some/folder/probe")
+        store.check_write(probe)
+        assert names_below(store) == []
+        with pytest.raises(ObjectNotFound):
+            store.head(probe)
+        with pytest.raises(ContainerNotFound):
+            missing_store.check_write(probe)
+
     def test_a_missing_container_is_no_empty_listing(self, missing_store: ObjectStore) -> None:
         for attempt in (
             missing_store.check_root,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from pathlib import Path
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import resolve
 from prefect_datastores.errors import (
-    AccessDenied,
     ConfigurationError,
     MountUnavailable,
     ObjectExists,
     ObjectNotFound,
 )
-from prefect_datastores.names import ObjectName, join, normal_path
+from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
 from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging.cancellation import Cancellation
@@ -123,7 +123,9 @@ def upload_source(path: Path, reference: DataReference) -> tuple[Source, str]:
             reference.path_on_datastore,
         )
     elif path.exists():
-        source, target = files_source([path], path.parent), upload_folder(path.name, reference)
+        chosen = matcher(reference.include, reference.exclude).match(path.name)
+        source = files_source([path] if chosen else [], path.parent)
+        target = upload_folder(path.name, reference)
     else:
         source, target = files_source([], None), reference.path_on_datastore
     if not source.files and not reference.allow_empty:
@@ -144,15 +146,24 @@ def upload_folder(file_name: str, reference: DataReference) -> str:
 def preflight(reference: DataReference) -> None:
     """Return when an upload at the end has a chance, so that no work is done for nothing.
 
+    The right to write is tried by a write that nobody sees; the right to look at what is there is
+    needed unless it is replaced anyway.
+
     Raises:
-        DatastoreError: the container is missing, the credential is refused, or the name is.
+        DatastoreError: the container is missing, the credential is refused or lacks a right, or
+            the name is refused.
     """
-    normal_path(join(reference.path_on_datastore, reference.path_on_compute.rpartition("/")[2]))
+    file = reference.path_on_compute.rpartition("/")[2]
+    normal_path(join(reference.path_on_datastore, file))
     with resolve(reference).open_store() as store:
-        with contextlib.suppress(AccessDenied):  # the right to list is not needed to write
-            store.check_root()
-        if reference.overwrite == "fail" and reference.path_on_compute:
-            file = reference.path_on_compute.rpartition("/")[2]
+        probe = join(
+            reference.path_on_datastore, f".prefect-datastores-probe-{secrets.token_hex(6)}"
+        )
+        if reference.overwrite != "replace":
+            with contextlib.suppress(ObjectNotFound):
+                store.head(ObjectName(probe))
+        store.check_write(ObjectName(probe))
+        if reference.overwrite == "fail" and file:
             name = ObjectName(join(upload_folder(file, reference), file))
             with contextlib.suppress(ObjectNotFound):
                 store.head(name)

@@ -24,6 +24,10 @@ def test_the_demo_trains_on_staged_data_twice_in_a_row(tmp_path: Path) -> None:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")
     }
+    # A server that is somebody's own is left alone.
+    theirs = tmp_path / "theirs.db"
+    environment["PREFECT_API_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{theirs}"
+    environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
     for _ in range(2):
         done = subprocess.run(
             [
@@ -50,6 +54,7 @@ def test_the_demo_trains_on_staged_data_twice_in_a_row(tmp_path: Path) -> None:
         assert (outputs / "confusion.png").read_bytes().startswith(PNG)
         assert (outputs / "model.joblib").stat().st_size > 0
     assert not list(tmp_path.rglob("*.part"))
+    assert not theirs.exists()
 
 
 def example(line: str, replacement: str, folder: Path) -> None:

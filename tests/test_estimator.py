@@ -10,12 +10,18 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import (
+    BlobServiceClient,
+    ContainerClient,
+    ContainerSasPermissions,
+    generate_container_sas,
+)
 from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun, ParameterTypeError
 from prefect.states import Cancelling
@@ -30,6 +36,7 @@ from prefect_datastores import (
 )
 from prefect_datastores import azureml as v1
 from prefect_datastores.errors import (
+    AccessDenied,
     AuthenticationFailed,
     ConfigurationError,
     ContainerNotFound,
@@ -983,7 +990,8 @@ def test_a_source_that_a_datastore_carries_is_stored_once(
     snapshot = next(iter(roots))
     sent, fetched = f"upload {carrier.name}:{snapshot}", f"download {carrier.name}:{snapshot}"
     assert parents[fetched] == {sent}
-    assert {sent, fetched, "run train.py"} <= set(parents)
+    assert parents["run train.py"] == {fetched}
+    assert parents[f"upload {results.name}:out"] == {"run train.py"}
 
 
 def test_a_spec_is_json_without_secrets_and_makes_the_same_estimator(
@@ -1084,3 +1092,131 @@ def test_a_source_whose_carrier_is_missing_says_so(
     )
     with pytest.raises(ContainerNotFound, match="does not exist"):
         estimator.run()
+
+
+def test_what_an_earlier_run_left_in_the_source_is_no_result(
+    estimate: Callable[..., Estimator],
+    source: Callable[[str], Path],
+    local: Callable[..., LocalDatastore],
+    results: LocalDatastore,
+) -> None:
+    folder, models = source(""), local()
+    for old in ("outputs/model.pkl", "deep/best.pkl", "logs/log.txt"):
+        (folder / old).parent.mkdir(exist_ok=True)
+        (folder / old).write_text("last week's")
+    best = models.path("best").as_upload("deep/best.pkl")
+    with pytest.raises(ObjectNotFound, match=r"best\.pkl does not exist"):
+        estimate("pass", best).run()
+    assert files(models.root) == files(results.root) == {}
+
+    # What the script does write is a result, with what lies beside it.
+    logs = models.path("logs").as_upload("logs")
+    estimate("for f in ('deep/best.pkl', 'logs/new'): open(f, 'w').write('new')", best, logs).run()
+    assert files(models.root) == {
+        "best/best.pkl": "new",
+        "logs/log.txt": "last week's",
+        "logs/new": "new",
+    }
+    assert (folder / "outputs/model.pkl").read_text() == "last week's"
+
+
+def test_a_source_that_holds_the_scratch_space_is_not_copied_into_itself(
+    estimate: Callable[..., Estimator],
+    source: Callable[[str], Path],
+    results: LocalDatastore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scratch = source("") / "home" / "scratch"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SCRATCH_ROOT", str(scratch))
+    code = "import os; open('outputs/seen', 'w').write(str(os.listdir('home')))"
+    for _ in range(2):
+        estimate(code, keep="always").run()
+    assert results.read_path("out/seen") == b"[]"
+
+
+def test_a_source_that_cannot_be_copied_says_why(
+    estimate: Callable[..., Estimator], source: Callable[[str], Path]
+) -> None:
+    os.mkfifo(source("") / "pipe")
+    with pytest.raises(ConfigurationError, match=r"cannot be copied to .*\n.*/pipe: .*named pipe"):
+        estimate("pass").run()
+
+
+def test_a_carried_source_has_what_a_copied_one_has(
+    estimate: Callable[..., Estimator],
+    source: Callable[[str], Path],
+    local: Callable[..., LocalDatastore],
+    results: LocalDatastore,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "elsewhere.py").write_text("ANSWER = 42\n")
+    (source("") / "linked.py").symlink_to(tmp_path / "elsewhere.py")
+    code = "import linked; open('outputs/answer', 'w').write(str(linked.ANSWER))"
+    for carrier in (None, local()):
+        estimate(code, source_directory_data_store=carrier).run()
+        assert results.read_path("out/answer") == b"42"
+
+
+def test_a_credential_without_the_rights_is_refused_before_the_script(
+    estimate: Callable[..., Estimator],
+    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
+    azurite: Azurite,
+    tmp_path: Path,
+) -> None:
+    good, container = blobs()
+
+    def signed(rights: str) -> AzureBlobDatastore:
+        token = generate_container_sas(
+            azurite.account,
+            container.container_name,
+            account_key=azurite.key,
+            permission=ContainerSasPermissions.from_string(rights),
+            expiry=datetime.now(timezone.utc) + timedelta(hours=1),
+        )
+        return AzureBlobDatastore(**{**good.model_dump(), "auth": {"sas_token": token}})
+
+    code = marks(tmp_path) + "; open('m', 'w').write('x')"
+    for rights, rule in (
+        ("rl", "replace"),
+        ("rl", "if_changed"),
+        ("cw", "if_changed"),
+        ("cw", "skip"),
+    ):
+        with pytest.raises(AccessDenied, match="lacks the right"):
+            estimate(code, signed(rights).path("m").as_upload("m", overwrite=rule)).run()
+    assert not (tmp_path / "ran").exists()
+    assert list(container.list_blobs(include=["uncommittedblobs"])) == []
+    estimate(code, signed("cw").path("m").as_upload("m", overwrite="replace")).run()
+    estimate(code, signed("rcw").path("m").as_upload("m")).run()
+    assert [blob.name for blob in container.list_blobs()] == ["m"]
+
+
+def test_a_submitted_run_has_the_source_of_when_it_was_submitted(
+    estimate: Callable[..., Estimator],
+    source: Callable[[str], Path],
+    results: LocalDatastore,
+    scratch: Path,
+) -> None:
+    run = estimate("open('outputs/which', 'w').write('first')").submit()
+    source("open('outputs/which', 'w').write('second')")
+    run.wait_for_completion()
+    assert results.read_path("out/which") == b"first"
+    assert [path.suffix for path in (scratch / "submitted").iterdir()] == [".log"]
+
+
+def test_parameters_that_prefect_keeps_for_itself_stay_arguments(
+    estimate: Callable[..., Estimator], results: LocalDatastore
+) -> None:
+    given = {"--wait-for": "a", "--return-state": "b", "--_x": "c", "--model-config": "d"}
+    given |= {"--copy": "e", "--json": "f", "--model-name": "g"}
+    est = estimate(TELL, script_params=given)
+    assert set(est.as_flow().parameters.properties) == {"copy", "json", "model_name"}
+    est.run(model_name="other")
+    argv = told(results)["argv"]
+    assert argv == [part for pair in {**given, "--model-name": "other"}.items() for part in pair]
+
+
+def test_a_compute_target_of_any_kind_is_refused_alike(source: Callable[[str], Path]) -> None:
+    for target in ({"gpu": 1}, ["gpu"], "gpu", 3):
+        with pytest.raises(ConfigurationError, match="compute_target"):
+            Estimator(source("pass"), entry_script="train.py", compute_target=target)

@@ -21,6 +21,7 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     TransferError,
     UnsafeName,
 )
@@ -317,13 +318,13 @@ def test_a_folder_is_no_file_and_a_file_is_no_folder(folder: Folder, root: Path)
     (root / "folder" / "full").mkdir(parents=True)
     (root / "file").write_bytes(b"old")
     for replace in (True, False):
-        with pytest.raises(ObjectExists):
+        with pytest.raises(PlaceTaken):
             write(folder, RelativePath("folder"), b"new", replace=replace)
     with pytest.raises(UnsafeName):
         folder.open_read(RelativePath("folder"))
-    with pytest.raises(ObjectExists):
+    with pytest.raises(PlaceTaken):
         write(folder, RelativePath("file/below"), b"new")
-    with pytest.raises(ObjectExists):
+    with pytest.raises(PlaceTaken):
         folder.make_directory(FILE)
     assert folder.stat(RelativePath("file/below")) is None
     assert tree(root) == {"file": b"old", "folder": "other", "folder/full": "other"}

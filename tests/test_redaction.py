@@ -123,7 +123,7 @@ ERRORS = sorted(
     key=lambda kind: kind.__name__,
 )
 MESSAGE = f"https://a/c?sig={SIGNATURE} failed."
-REPORT = TransferReport("download", "memory://m", "/tmp/d", (), 0.0)
+REPORT = TransferReport(False, "memory://m", "/tmp/d", (), 0.0)
 
 
 def made(kind: type[DatastoreError], message: str) -> DatastoreError:

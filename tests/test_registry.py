@@ -16,6 +16,7 @@ from azure.storage.blob import (
     ContainerSasPermissions,
     generate_container_sas,
 )
+from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
 from servers.azurite import Azurite
@@ -31,6 +32,7 @@ from prefect_datastores import (
     ServicePrincipal,
 )
 from prefect_datastores.datastores.check import Check
+from prefect_datastores.datastores.documents import documents
 from prefect_datastores.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -635,3 +637,63 @@ def test_a_folder_is_the_same_for_every_process() -> None:
         with pytest.raises(ValueError, match="is refused"):
             LocalDatastore(root=root)
     assert LocalDatastore(root="~/data").root == str(Path.home() / "data")
+
+
+def test_a_sas_that_may_not_delete_has_written_and_says_what_it_left(
+    place: dict[str, Any], container: ContainerClient, sas: Any
+) -> None:
+    checks = blob(place, sas_token=sas("rcwl")).check()
+    assert outcomes(checks)["write"] == "ok"
+    (left,) = container.list_blobs()
+    assert f"could not be deleted and is still there, {left.name!r}" in checks[3].detail
+
+
+def test_of_two_who_register_one_name_at_once_one_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect_datastores.datastores import registry
+
+    validate = registry._validate
+
+    def slow(*given: Any, **more: Any) -> None:
+        monkeypatch.setattr(registry, "_validate", validate)
+        Datastore.register_local(name, tmp_path / "first")
+        validate(*given, **more)
+
+    monkeypatch.setattr(registry, "_validate", slow)
+    with pytest.raises(DatastoreExists, match="registered already"):
+        Datastore.register_local(name, tmp_path / "second")
+    assert Datastore.get(name).url == (tmp_path / "first").as_uri()
+
+
+def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(name: str) -> None:
+    Datastore.register_azure_blob_container(
+        None, name, "container", "account1", skip_validation=True
+    )
+    with get_client(sync_client=True) as client:
+        (document,) = documents(client, name)
+        for data, says in (
+            (
+                {"account_name": "acme.blob.core.windows.net", "container_name": "c1c"},
+                "account name",
+            ),
+            ({"account_name": "acme"}, "container_name: Field required"),
+        ):
+            body = {"data": data, "merge_existing_data": False}
+            client.request("PATCH", f"/block_documents/{document.id}", json=body)
+            with pytest.raises(ConfigurationError, match=f"is to be edited: .*{says}"):
+                Datastore.get(name)
+            assert "incomplete" in Datastore.list()[name].url
+
+
+def test_a_home_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="home directory"):
+        Datastore.register_local(name, "~nosuchuser/x")
+
+
+def test_a_key_in_the_place_of_the_account_is_not_shown(name: str, azurite: Azurite) -> None:
+    with pytest.raises(ConfigurationError, match="account name of 88 characters") as caught:
+        Datastore.register_azure_blob_container(
+            None, name, "container", azurite.key, account_key="devstoreaccount1"
+        )
+    assert azurite.key not in repr(caught.value)

@@ -741,3 +741,52 @@ def test_a_cancelled_async_block_stops_and_leaves_nothing(
     asyncio.run(cancel_while_it_enters())
     assert list(scratch.glob("*")) == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("pds-")] == []
+
+
+def test_a_stage_that_could_not_be_entered_can_be_entered_later(raw: LocalDatastore) -> None:
+    later = stage(data=raw.path("later").as_download())
+    with pytest.raises(ObjectNotFound):
+        later.__enter__()
+    (Path(raw.root) / "later").mkdir()
+    (Path(raw.root) / "later/x").write_text("x")
+    with later as paths:
+        assert files(paths.data) == {"x": "x"}
+
+
+def test_a_generator_has_its_data_until_its_end(
+    raw: LocalDatastore, models: LocalDatastore
+) -> None:
+    references: dict[str, Any] = {
+        "data": raw.path("mnist").as_download(),
+        "model": models.path("m").as_upload(),
+    }
+
+    @staged(**references)
+    def lines(data: Path, model: Path) -> Iterator[str]:
+        for name, text in files(data).items():
+            yield text
+            (model / Path(name).name).write_text(text)
+
+    @staged(**references)
+    async def alines(data: Path, model: Path) -> Any:
+        for text in files(data).values():
+            yield text
+        (model / "async").write_text("x")
+
+    async def all_of() -> list[str]:
+        return [line async for line in alines()]
+
+    assert sorted(lines()) == ["1,2\n", "3,4\n"]
+    assert sorted(asyncio.run(all_of())) == ["1,2\n", "3,4\n"]
+    assert set(files(Path(models.root))) == {"m/train.csv", "m/test.csv", "m/async"}
+
+
+def test_an_upload_of_nothing_is_an_error_unless_it_is_allowed(
+    raw: LocalDatastore, models: LocalDatastore
+) -> None:
+    with pytest.raises(ObjectNotFound, match="no files that the globs choose"):
+        models.upload(raw.root, include="*.cvs")
+    assert models.upload(raw.root, include="*.cvs", allow_empty=True).count == 0
+    with pytest.raises(ObjectNotFound, match=r"notes\.txt has no files"):
+        with stage(note=models.as_upload(str(Path(raw.root) / "notes.txt"), include=["*.csv"])):
+            pass

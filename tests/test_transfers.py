@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.storage.blob import (
@@ -21,7 +22,7 @@ from azure.storage.blob import (
 )
 from servers import sandbox
 from servers.azurite import Azurite
-from servers.faults import faulty
+from servers.faults import Fault, faulty
 from small_stores import (
     PART,
     Around,
@@ -58,7 +59,7 @@ from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.upload import plan as plan_of_upload
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import files_source, folder_source
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Page, Writing
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.testing import content_of, get, md5_of, names_below, put
 
@@ -1154,7 +1155,7 @@ ROWS = (
 
 
 def test_a_report_sums_what_was_moved() -> None:
-    report = TransferReport("download", "memory://m", "/tmp/d", ROWS, 2.0)
+    report = TransferReport(False, "memory://m", "/tmp/d", ROWS, 2.0)
     assert (report.count, report.bytes) == (2, 15)
     assert [row.name for row in report.failed] == ["f", "g"]
     assert [row.name for row in report.unverified] == ["b"]
@@ -1165,7 +1166,7 @@ def test_a_report_sums_what_was_moved() -> None:
 
 
 def test_a_report_is_json() -> None:
-    report = TransferReport("upload", "/tmp/s", "memory://m", ROWS, 1.23456)
+    report = TransferReport(True, "/tmp/s", "memory://m", ROWS, 1.23456)
     told = json.loads(json.dumps(report.to_dict()))
     assert {key: told[key] for key in ("direction", "source", "destination", "count", "bytes")} == {
         "direction": "upload",
@@ -1191,3 +1192,118 @@ def test_a_stages_error_carries_its_report_through_a_pickle(destination: Path) -
         fetch(Failing(store, "bad", TransferError("It broke.")), destination)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.report) == (str(caught.value), caught.value.report)
+
+
+# What stands in the way is never taken for what was to be there.
+
+
+@pytest.mark.parametrize("rule", ["skip", "replace", "if_changed"])
+def test_a_file_where_a_folder_is_needed_fails_the_transfer(
+    source: Path, destination: Path, rule: Overwrite, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    fill(store, {"a/b": b"new"})
+    make_tree(destination, {"a": b"a file"})
+    with pytest.raises(StageFailed, match=r"A file stands at .*/a, where a folder is needed"):
+        fetch(store, destination, overwrite=rule)
+    assert tree(destination) == {"a": b"a file"}
+    make_tree(source, {"a/b": b"new"})
+    with closing(SmallLocalStore(destination)) as local:
+        with pytest.raises(StageFailed, match="where a folder is needed"):
+            send(local, source, overwrite=rule)
+    assert tree(destination) == {"a": b"a file"}
+
+
+@pytest.mark.parametrize("rule", ["skip", "replace", "if_changed"])
+def test_a_folder_where_a_file_would_be_fails_the_transfer(
+    destination: Path, rule: Overwrite
+) -> None:
+    store = MemoryStore()
+    fill(store, {"a": b"new"})
+    make_tree(destination, {"a/b": b"below"})
+    reading = Around(store)
+    reading.read_into = lambda *_, **__: pytest.fail("was read for nothing")  # type: ignore[attr-defined]
+    with pytest.raises(StageFailed, match=r"A folder stands at .*/a, where a file is to be"):
+        fetch(reading, destination, overwrite=rule)  # type: ignore[arg-type]
+    assert tree(destination) == {"a/b": b"below"}
+
+
+def test_a_refusal_of_a_new_object_is_never_taken_for_one_that_is_there(source: Path) -> None:
+    make_tree(source, {"new": b"1"})
+    said = {"x-ms-error-code": "BlobImmutableDueToPolicy"}
+    missing = {"x-ms-error-code": "BlobNotFound"}
+    faults = (
+        Fault("HEAD", "answer", times=None, status=404, headers=missing),
+        Fault("PUT", "answer", times=None, status=409, headers=said),
+    )
+    with faulty("127.0.0.1", 9, *faults) as proxy:
+        store = SmallBlobStore(f"http://127.0.0.1:{proxy.port}/a", "container")
+        with closing(store), pytest.raises(StageFailed, match=r"failed with 409.*BlobImmutable"):
+            send(store, source, overwrite="skip")
+
+
+def test_a_leased_object_is_told_as_one(
+    source: Path, container: ContainerClient, blob_store: ObjectStore
+) -> None:
+    make_tree(source, {"leased": b"new"})
+    container.upload_blob("leased", b"old")
+    lease = container.get_blob_client("leased").acquire_lease()
+    rules: list[Overwrite] = ["replace", "if_changed"]
+    for rule in rules:
+        with pytest.raises(StageFailed, match=r"leased is leased by somebody.*LeaseIdMissing"):
+            send(blob_store, source, overwrite=rule)
+    assert get(blob_store, "leased") == b"old"
+    lease.break_lease(0)
+
+
+def test_a_file_that_may_not_be_read_does_not_stop_the_others(open_folder: Path) -> None:
+    make_tree(open_folder, {f"{n:02}": b"x" for n in range(30)})
+    (open_folder / "03").chmod(0)
+    script = (
+        sandbox.WITHOUT_ROOT
+        + """
+from prefect_datastores.errors import StageFailed
+try:
+    upload(MemoryStore(), folder_source(folder), "", "fail", limits=Limits(files=2))
+except StageFailed as failed:
+    tell(**{action: len(failed.report.of(action)) for action in ("moved", "failed", "cancelled")})
+"""
+    )
+    head = """
+from prefect_datastores.staging.engine import Limits
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
+from prefect_datastores.stores.memory import MemoryStore
+"""
+    told = sandbox.run(head + script, open_folder)
+    assert told == {"moved": 29, "failed": 1, "cancelled": 0}
+
+
+def test_an_upload_whose_part_is_refused_sends_few_more(source: Path) -> None:
+    make_tree(source, {"large": content_of(PART) * 400})
+    tried: list[int] = []
+
+    class Refusing(AroundWriting):
+        def write_part(self, index: int, offset: int, data: memoryview) -> None:
+            tried.append(index)
+            raise AccessDenied("No.")
+
+    class Store(Around):
+        capabilities = Capabilities(kind="small", stores_digest=True, part_size=PART)
+
+        def begin_write(self, *given: Any, **more: Any) -> Writing:
+            return Refusing(self.inner.begin_write(*given, **more))
+
+    with pytest.raises(StageFailed, match="No"):
+        send(Store(MemoryStore()), source)  # type: ignore[arg-type]
+    assert len(tried) < 100
+
+
+def test_one_glob_may_come_alone(source: Path, destination: Path) -> None:
+    make_tree(source, {"a.csv": b"1", "b.bin": b"2"})
+    store = MemoryStore()
+    upload(store, folder_source(source, "*.csv", "x"), "", "fail")
+    assert names_below(store) == ["a.csv"]
+    fill(store, {"b.bin": b"2"})
+    fetch(store, destination, include="*.csv")
+    assert tree(destination) == {"a.csv": b"1"}

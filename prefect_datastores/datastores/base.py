@@ -16,7 +16,13 @@ from prefect_datastores.datastores.check import Check, check_store
 from prefect_datastores.datastores.dispatch import either_way
 from prefect_datastores.display import display_for
 from prefect_datastores.errors import ObjectNotFound
-from prefect_datastores.names import ObjectName, datastore_name, folder_prefix, normal_path
+from prefect_datastores.names import (
+    ObjectName,
+    datastore_name,
+    folder_prefix,
+    globs,
+    normal_path,
+)
 from prefect_datastores.references import DataReference, When, checked_reference
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -125,8 +131,9 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         overwrite: bool | str = False,
         show_progress: bool = True,
         *,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        allow_empty: bool = False,
     ) -> TransferReport:
         """Store every file of a folder, hidden ones too; each appears whole or not at all.
 
@@ -137,14 +144,21 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             show_progress: show a bar in a terminal, or a progress artifact in a Prefect run.
             include: globs of names to take; none takes all.
             exclude: globs of names to leave out.
+            allow_empty: accept that there is nothing to upload.
 
         Raises:
+            ObjectNotFound: there is nothing to upload.
             StageFailed: a file failed; the report in it has a row for each.
             ConfigurationError: `src_dir` is no folder.
             UnsafeName, NameCollision: names that the service cannot hold; nothing was moved.
             ObjectExists: `overwrite="fail"` and something is there; nothing was moved.
         """
-        source = folder_source(Path(src_dir), tuple(include), tuple(exclude))
+        source = folder_source(Path(src_dir), globs(include), globs(exclude))
+        if not source.files and not allow_empty:
+            chosen = " that the globs choose" if globs(include) or globs(exclude) else ""
+            raise ObjectNotFound(
+                f"Nothing to upload: {src_dir} has no files{chosen}. Say allow_empty=True if that is fine."
+            )
         return self._upload(source, target_path, overwrite, show_progress)
 
     def upload_files(
@@ -182,8 +196,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         overwrite: bool | str = False,
         show_progress: bool = True,
         *,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
     ) -> TransferReport:
         """Fetch a file or a folder below `target_path`, each file whole and of one version.
@@ -207,8 +221,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         """
         request = DownloadRequest(
             path=prefix or "",
-            include=tuple(include),
-            exclude=tuple(exclude),
+            include=globs(include),
+            exclude=globs(exclude),
             overwrite=overwrite_rule(overwrite),
             allow_empty=allow_empty,
             whole_names=True,

@@ -41,7 +41,7 @@ class Check:
 def check_store(store: ObjectStore, *, write: bool = True) -> list[Check]:
     """Try each step on a store without retry; a step that needs a failed one is not tried.
 
-    The write check stores one small object and deletes it again.
+    The write check stores one small object and deletes it again, where the right to delete is there.
     """
     with closing(store):
         found: list[ObjectInfo] = []
@@ -60,7 +60,8 @@ def check_store(store: ObjectStore, *, write: bool = True) -> list[Check]:
         if readable:
             checks.append(_tried("read", lambda: _read(store, readable[0]))[0])
         else:
-            checks.append(Check("read", "not tried", 0.0, "there is no object to read"))
+            why = "nothing could be listed" if error else "there is no object to read"
+            checks.append(Check("read", "not tried", 0.0, why))
         checks.append(
             _tried("write", lambda: _write(store))[0] if write else Check("write", "not tried", 0.0)
         )
@@ -92,5 +93,8 @@ def _write(store: ObjectStore) -> str:
     writing = store.begin_write(name, len(content), if_absent=True)
     writing.write_part(0, 0, memoryview(content))
     info = writing.commit(hashlib.md5(content, usedforsecurity=False).digest())
-    store.delete(name, pin=info.etag)
+    try:
+        store.delete(name, pin=info.etag)
+    except DatastoreError as error:
+        return f"one small object; it could not be deleted and is still there, {name!r}: {error}"
     return "one small object, and deleted it"

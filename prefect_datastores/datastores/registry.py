@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, Union
@@ -30,9 +30,7 @@ from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
     ContainerNotFound,
-    DatastoreError,
     DatastoreExists,
-    ObjectExists,
 )
 from prefect_datastores.names import block_name, datastore_name
 from prefect_datastores.references import DataReference
@@ -149,7 +147,10 @@ class Datastore:
             ContainerNotFound: the folder does not exist and is not to be made.
             AccessError: the folder cannot be made or listed.
         """
-        datastore = LocalDatastore(root=str(Path(root).expanduser().absolute()))
+        with _as_configuration_error():  # pydantic's way says what is wrong with a `~`
+            datastore = LocalDatastore(
+                root=str(root) if str(root)[:1] == "~" else str(Path(root).absolute())
+            )
         return _register(
             datastore,
             datastore_name,
@@ -248,14 +249,18 @@ def _one_sign_in(
 
 
 @contextmanager
-def _as_configuration_error() -> Iterator[None]:
+def _as_configuration_error(what: str = "") -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        faults = "; ".join(
-            str(fault.get("msg", "")).removeprefix("Value error, ") for fault in error.errors()
-        )
-        raise ConfigurationError(faults) from None
+        faults = "; ".join(map(_fault_text, error.errors()))
+        raise ConfigurationError(f"{what}{faults}") from None
+
+
+def _fault_text(fault: Mapping[str, Any]) -> str:
+    text = str(fault.get("msg", "")).removeprefix("Value error, ")
+    field = next(iter(fault.get("loc", ())), "")
+    return f"{field}: {text}" if fault.get("type") == "missing" else text
 
 
 def _register(
@@ -265,18 +270,27 @@ def _register(
     with get_client(sync_client=True) as client:
         others = documents(client, name)
         if others and not overwrite:
-            raise DatastoreExists(
-                f"A datastore {name!r} is registered already. Choose another name, or say overwrite=True."
-            )
+            raise _taken(name)
         if create or validate:
             _validate(datastore, create=create, validate=validate)
         save: Any = datastore.save  # Prefect's own dispatch takes `_sync`, its signature does not
-        save(block_name(name), overwrite=True, _sync=True)
+        try:
+            save(block_name(name), overwrite=overwrite, _sync=True)
+        except ValueError:
+            if overwrite or not documents(client, name):
+                raise
+            raise _taken(name) from None  # by somebody who came between
         # The name is the datastore's, whatever its kind: one of another kind gives way.
         for other in others:
             if other.id != datastore._block_document_id:  # noqa: SLF001
                 client.delete_block_document(other.id)
     return datastore
+
+
+def _taken(name: str) -> DatastoreExists:
+    return DatastoreExists(
+        f"A datastore {name!r} is registered already. Choose another name, or say overwrite=True."
+    )
 
 
 def _validate(datastore: FileDatastore, *, create: bool, validate: bool) -> None:
@@ -292,10 +306,6 @@ def _validate(datastore: FileDatastore, *, create: bool, validate: bool) -> None
                     raise
         elif validate:
             store.check_root()
-    except ObjectExists as error:
-        raise DatastoreError(
-            f"The container of {datastore.url} is being deleted; try again in a minute."
-        ) from error
     finally:
         store.close()
 
@@ -313,7 +323,8 @@ def _get(client: SyncPrefectClient, name: str) -> FileDatastore:
         raise ConfigurationError(
             f"The name {name!r} stands for several blocks: {kinds}. Rename or delete all but one of them."
         )
-    loaded = kind_of(found[0])._from_block_document(found[0])  # noqa: SLF001 - as Block.load does
+    with _as_configuration_error(f"The block of datastore {name!r} is to be edited: "):
+        loaded = kind_of(found[0])._from_block_document(found[0])  # noqa: SLF001 - as Block.load does
     if name in {WORKSPACE_BLOB_STORE, WORKSPACE_FILE_STORE} and isinstance(loaded, LocalDatastore):
         # Made by whichever machine asked first; the folder is made on any other as well.
         with contextlib.suppress(OSError):
@@ -327,7 +338,10 @@ def _default_name(client: SyncPrefectClient) -> str:
 
 def _make_workspace_store(name: str) -> FileDatastore:
     root = get_current_settings().home / "datastores" / name
-    return Datastore.register_local(name, root, overwrite=True)
+    try:
+        return Datastore.register_local(name, root)
+    except DatastoreExists:  # somebody else asked for it at the same time
+        return Datastore.get(name)
 
 
 def _say_how_to_grant(datastore: AzureBlobDatastore) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -32,7 +31,7 @@ def run_demo(home: Path, *, quiet: bool = False) -> dict[str, Any]:
     with local_server(home / "prefect") as (ui, environment):
         job = subprocess.run(
             [sys.executable, "-m", "prefect_datastores.demo.job", str(home)],
-            env={**os.environ, **environment},
+            env=environment,
             stdout=say.fileno(),
             check=False,
         )

@@ -22,7 +22,7 @@ _START_SECONDS = 120.0  # the first start makes the database, which takes 20 s o
 
 @contextlib.contextmanager
 def local_server(home: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Run a server whose database is below `home`; give its UI, and the variables that name it.
+    """Run a server whose database is below `home`; give its UI, and the environment of its clients.
 
     Raises:
         DatastoreError: it does not start; the message has the end of its log.
@@ -52,16 +52,20 @@ def local_server(home: Path) -> Iterator[tuple[str, dict[str, str]]]:
         )
     try:
         _wait_until_ready(server, address, log)
-        yield address, {"PREFECT_API_URL": f"{address}/api", "PREFECT_HOME": str(home)}
+        yield address, {**_own_environment(home), "PREFECT_API_URL": f"{address}/api"}
     finally:
         _stop(server)
 
 
+def _own_environment(home: Path) -> dict[str, str]:
+    """Return this process's environment without the Prefect, server or database, that it may name."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return {**inherited, "PREFECT_HOME": str(home)}
+
+
 def _environment(home: Path, address: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     return {
-        **inherited,
-        "PREFECT_HOME": str(home),
+        **_own_environment(home),
         # The pages ask port 4200 otherwise, whatever `--port` says.
         "PREFECT_UI_API_URL": f"{address}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -32,6 +32,7 @@ from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
 from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.plan import (
+    FOLDER,
     NO_FILE,
     DownloadPlan,
     Fetch,
@@ -118,8 +119,9 @@ def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -
         found = folder.stat(path) if folder else None
         if found is None:
             return None
-        # Where a link or a folder is in the way, writing there says what it is.
-        return found.st_size if stat.S_ISREG(found.st_mode) else NO_FILE
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
+        return FOLDER if stat.S_ISDIR(found.st_mode) else NO_FILE
 
     rules = folder.rules() if folder else NameRules()
     made = plan_download(listing, request.selection(prefix), rules, request.overwrite, size_at)
@@ -167,9 +169,7 @@ def download(
         )
         folder.flush()
     source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
-    report = TransferReport(
-        "download", source, str(destination), tuple(rows), time.monotonic() - began
-    )
+    report = TransferReport(False, source, str(destination), tuple(rows), time.monotonic() - began)
     raise_failures(report)
     return report
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from prefect_datastores.errors import (
-    AccessError,
+    AccessDenied,
+    AuthenticationFailed,
     ContainerNotFound,
+    CredentialExpired,
     DatastoreError,
     EndpointUnreachable,
     LocalDiskFull,
@@ -27,7 +29,10 @@ from prefect_datastores.staging.report import ObjectRow
 
 Item = TypeVar("Item")
 
-_NEXT_WOULD_FAIL_TOO = (AccessError, ContainerNotFound, EndpointUnreachable, LocalDiskFull)
+_NEXT_WOULD_FAIL_TOO = (
+    *(AccessDenied, AuthenticationFailed, CredentialExpired),
+    *(ContainerNotFound, EndpointUnreachable, LocalDiskFull),
+)
 _SMALL = 2**20  # up to here an object of one part is moved by the thread that has the file
 
 
@@ -76,16 +81,23 @@ class Lanes:
         return part
 
     @staticmethod
+    def drop(parts: Iterable[Future[None]]) -> None:
+        """Begin none of the parts any more, and wait for those in work."""
+        pending = list(parts)
+        for part in pending:
+            part.cancel()
+        wait(pending)
+
+    @staticmethod
     def gather(parts: Iterable[Future[None]]) -> None:
         """Wait for all parts, and raise the first fault once none is running any more."""
         pending = list(parts)
         try:
-            for part in pending:
+            done, _ = wait(pending, return_when=FIRST_EXCEPTION)
+            for part in done:
                 part.result()
         finally:
-            for part in pending:
-                part.cancel()
-            wait(pending)
+            Lanes.drop(pending)
 
     def close(self) -> None:
         """Wait for the parts in work; begin no other."""

@@ -15,8 +15,8 @@ Overwrite = Literal["fail", "skip", "replace", "if_changed"]
 Verdict = Literal["move", "keep", "compare"]
 _SHOWN = 10
 
-NO_FILE = -1
-"""The length of a link or a folder that stands where a file would be written."""
+NO_FILE, FOLDER = -1, -2
+"""The lengths of a link or special file, and of a folder, that stand where a file would be."""
 
 
 def overwrite_rule(value: bool | str) -> Overwrite:
@@ -92,7 +92,7 @@ def plan_download(
     """Decide for every object of the listing, before a byte moves.
 
     `rules` are those of the destination's file system; `size_at` tells the length of the file
-    that stands at a path, `NO_FILE` where something else does, or None.
+    that stands at a path, `NO_FILE` or `FOLDER` where something else does, or None.
 
     Raises:
         UnsafeName: a name would leave the destination or cannot be a file.
@@ -196,7 +196,7 @@ def plan_upload(
 def _verdict(existing: int | None, size: int, overwrite: Overwrite) -> tuple[Verdict, str]:
     if existing is None or overwrite in {"replace", "fail"}:
         return "move", ""
-    if overwrite == "skip":
+    if overwrite == "skip" and existing != FOLDER:  # writing there says what is wrong
         if existing == NO_FILE:
             return "keep", "kept, though it is no regular file"
         return (

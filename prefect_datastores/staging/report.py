@@ -32,11 +32,17 @@ class ObjectRow:
 class TransferReport:
     """A finished transfer; `seconds` is wall time, sizes are bytes."""
 
-    direction: Direction
+    # No word: Prefect takes a task that gets an equal constant for one that depends on this result.
+    is_upload: bool
     source: str
     destination: str
     rows: tuple[ObjectRow, ...]
     seconds: float
+
+    @property
+    def direction(self) -> Direction:
+        """Which way it went."""
+        return "upload" if self.is_upload else "download"
 
     def of(self, *actions: Action) -> tuple[ObjectRow, ...]:
         """Return the rows with one of the actions."""
@@ -78,7 +84,7 @@ class TransferReport:
 
     def summary(self) -> str:
         """Return one line for a log."""
-        verb = {"download": "Downloaded", "upload": "Uploaded"}[self.direction]
+        verb = "Uploaded" if self.is_upload else "Downloaded"
         rate = (
             f", {human_bytes(self.bytes / self.seconds)}/s"
             if self.seconds > 0 and self.bytes

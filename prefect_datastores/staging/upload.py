@@ -6,10 +6,18 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from prefect_datastores.errors import DatastoreError, ObjectExists, ObjectNotFound, SourceChanged
+from prefect_datastores.errors import (
+    AccessDenied,
+    DatastoreError,
+    ObjectExists,
+    ObjectNotFound,
+    SourceChanged,
+)
 from prefect_datastores.files import Folder, local_error
 from prefect_datastores.names import ObjectName, folder_prefix, normal_path
 from prefect_datastores.staging.cancellation import Cancellation
@@ -41,9 +49,12 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
 
 def _existing(store: ObjectStore, target: str, names: list[ObjectName]) -> dict[str, ObjectInfo]:
     if len(names) > _FEW:
-        wanted = set(names)
-        listed = list_objects(store, folder_prefix(target))
-        return {info.name: info for info in listed if info.name in wanted and not info.is_marker}
+        with contextlib.suppress(AccessDenied):  # a SAS that may read but not list
+            wanted = set(names)
+            listed = list_objects(store, folder_prefix(target))
+            return {
+                info.name: info for info in listed if info.name in wanted and not info.is_marker
+            }
     found: dict[str, ObjectInfo] = {}
     for name in names:
         with contextlib.suppress(ObjectNotFound):
@@ -83,7 +94,7 @@ def upload(
     destination = f"{store.url}/{target}".rstrip("/")
     everything = (*rows, *source.ignored)
     report = TransferReport(
-        "upload", str(source.root), destination, everything, time.monotonic() - began
+        True, str(source.root), destination, everything, time.monotonic() - began
     )
     raise_failures(report)
     return report
@@ -176,7 +187,13 @@ class _Sending:
         writing: Writing, item: Send, fd: int, size: int, step: int, lanes: Lanes
     ) -> bytes:
         """Read the file once, in order, for the digest; send its parts as they come, many at once."""
-        digest, sent = hashlib.md5(usedforsecurity=False), []
+        digest, broken = hashlib.md5(usedforsecurity=False), threading.Event()
+        sent: list[Future[None]] = []
+
+        def look(part: Future[None]) -> None:
+            if not part.cancelled() and part.exception():
+                broken.set()
+
         try:
             for index, offset in enumerate(range(0, size, step)):
                 memory = lanes.memory.take(min(step, size - offset))
@@ -188,8 +205,13 @@ class _Sending:
                     raise
                 work = _part(writing, index, offset, memory, lanes)
                 sent.append(lanes.send_part(memory, work))
-        finally:
-            lanes.gather(sent)
+                sent[-1].add_done_callback(look)
+                if broken.is_set():  # the rest would be sent for nothing
+                    break
+        except BaseException:
+            lanes.drop(sent)
+            raise
+        lanes.gather(sent)
         return digest.digest()
 
 

@@ -35,6 +35,19 @@ _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
 _NOT_ACCEPTED = {"AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticationInfo"}
+_BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
+    "BlobAlreadyExists": (ObjectExists, "exists already"),
+    "ContainerAlreadyExists": (ObjectExists, "exists already"),
+    "ContainerBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
+    # A commit drops all blocks that it does not name: those of every other writer.
+    "InvalidBlockList": (SourceChanged, "was committed by another writer meanwhile"),
+    "Md5Mismatch": (IntegrityError, "was damaged on its way to the service"),
+}
+_BY_STATUS: dict[int, tuple[type[DatastoreError], str]] = {
+    404: (ObjectNotFound, "does not exist"),
+    412: (SourceChanged, "is another version than the one that was asked for"),
+    416: (IntegrityError, "is shorter than it was when it was listed"),
+}
 _CONTAINER_MISSING = {"ContainerNotFound", "ShareNotFound", "FilesystemNotFound"}
 
 
@@ -114,24 +127,14 @@ class AzureService:
                 f"The container {self.container!r} does not exist in {self.account_url}. "
                 "Check its name, or register the datastore with create_if_not_exists=True."
             )
-        if code == "Md5Mismatch":
-            return IntegrityError(f"{where} was damaged on its way to the service ({code}).")
-        if code == "InvalidBlockList":
-            # A commit drops all blocks that it does not name: those of every other writer.
-            return SourceChanged(f"{where} was committed by another writer meanwhile ({code}).")
-        known: dict[int, tuple[type[DatastoreError], str]] = {
-            404: (ObjectNotFound, "does not exist"),
-            409: (ObjectExists, "exists already"),
-            412: (SourceChanged, "is another version than the one that was asked for"),
-            416: (IntegrityError, "is shorter than it was when it was listed"),
-        }
-        failed = f"failed with {status}: {fault.message or 'no reason was given'}"
-        kind, says = known.get(status, (TransferError, failed))
-        if kind is ObjectNotFound and not code:
-            kind, says = (
-                TransferError,
-                "is said to be missing, but not by the service: a proxy's answer",
-            )
+        kind: type[DatastoreError] = TransferError
+        says = f"failed with {status}: {fault.message or 'no reason was given'}"
+        if code.startswith("Lease"):
+            says = "is leased by somebody, who alone may change it: wait for its end, or break the lease"
+        elif status == 404 and not code:  # noqa: PLR2004
+            says = "is said to be missing, but not by the service: a proxy's answer"
+        else:
+            kind, says = _BY_CODE.get(code) or _BY_STATUS.get(status) or (kind, says)
         return kind(f"{where} {says} ({code or status}).")
 
     def _refused(self, fault: Fault, where: str) -> DatastoreError:

@@ -100,6 +100,13 @@ class ObjectStore(Protocol):
             EndpointUnreachable: the account's host does not exist or does not answer.
         """
 
+    def check_write(self, name: ObjectName) -> None:
+        """Return when an object could be written at `name`; nobody sees anything of the try.
+
+        Raises:
+            ContainerNotFound, AuthenticationFailed, AccessDenied, AccessError: why it could not.
+        """
+
     def list_page(
         self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
     ) -> Page:

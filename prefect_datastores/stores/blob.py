@@ -78,6 +78,11 @@ class BlobStore:
         """Raise unless the container exists and can be listed."""
         self.list_page("", limit=1)
 
+    def check_write(self, name: ObjectName) -> None:
+        """Stage a block that is never committed: nobody sees it, and the service drops it."""
+        block = base64.b64encode(secrets.token_bytes(12)).decode()
+        self._service.request("PUT", name, (("comp", "block"), ("blockid", block)), {}, b".")
+
     def list_page(
         self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
     ) -> Page:

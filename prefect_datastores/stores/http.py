@@ -8,21 +8,18 @@ and no body is decoded.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import logging
-import os
 import select
 import socket
 import ssl
 import struct
 import threading
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from prefect_datastores.errors import (
     ConfigurationError,
@@ -31,7 +28,8 @@ from prefect_datastores.errors import (
     IntegrityError,
     ServiceBusy,
 )
-from prefect_datastores.redaction import remember, scrub
+from prefect_datastores.redaction import scrub
+from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 
 _log = logging.getLogger("prefect_datastores.http")
 
@@ -40,7 +38,6 @@ _BODY_LIMIT = 256 * 2**20  # of a body that is kept whole: a page of a listing, 
 _JOINED = 16 * 1024  # a body up to this length is sent with its head in one go
 _IDLE_SECONDS = 45.0  # services and the proxies before them close what is idle for longer
 _NO_BODY = {204, 304}
-_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ class HttpClient:
         """
         split = urlsplit(url)
         self._url, self._timeouts = url, timeouts or Timeouts()
-        self._host, self._port = _address(split)
+        self._host, self._port = address_of(split)
         self._netloc = split.netloc
         self._origin = f"{split.scheme}://{split.netloc}"
-        self._proxy = _proxy_for(split)
-        self._tls = _tls_context() if split.scheme == "https" else None
+        self._proxy = proxy_for(split)
+        self._tls = tls_context() if split.scheme == "https" else None
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._lock = threading.Lock()
@@ -432,76 +429,3 @@ def _check_length(length: int) -> None:
 def _expect(length: int, target: memoryview) -> None:
     if length != len(target):
         raise IntegrityError(f"{length} bytes came where {len(target)} were asked for.")
-
-
-def _address(url: SplitResult) -> tuple[str, int]:
-    try:
-        host, port = url.hostname, url.port
-    except ValueError:  # a port that is none
-        host, port = None, None
-    if not host or url.scheme not in _PORTS:
-        raise ConfigurationError(f"The endpoint {url.geturl()!r} cannot be used.")
-    return host, port or _PORTS[url.scheme]
-
-
-def _tls_context() -> ssl.SSLContext:
-    """Trust what the machine trusts, or the authorities of SSL_CERT_FILE or REQUESTS_CA_BUNDLE."""
-    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    try:
-        context = ssl.create_default_context(cafile=named or None)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The authorities of {named} cannot be read: {error.strerror or error}. Mend SSL_CERT_FILE or "
-            "REQUESTS_CA_BUNDLE."
-        ) from None
-    if not named and not context.get_ca_certs():  # a Python that brings none, as on macOS
-        with contextlib.suppress(ImportError):
-            import certifi  # noqa: PLC0415
-
-            context.load_verify_locations(certifi.where())
-    return context
-
-
-@dataclass(frozen=True)
-class _Proxy:
-    """The proxy of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)."""
-
-    address: tuple[str, int]
-    headers: Mapping[str, str]
-
-    def open_tunnel(self, plain: socket.socket, host: str, port: int) -> None:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        plain.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n") and len(answer) < _HEAD_ROOM:
-            byte = plain.recv(1)  # one at a time: what follows is the tunnel's
-            if not byte:
-                break
-            answer += byte
-        status = answer.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
-        if not status.startswith("2"):
-            raise EndpointUnreachable(
-                f"The proxy {self.address[0]} does not let through to {host}: {status or 'no answer'}."
-            )
-
-
-def _proxy_for(url: SplitResult) -> _Proxy | None:
-    named = urllib.request.getproxies().get(url.scheme)
-    if not named or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
-        return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    if proxy.scheme != "http" or not proxy.hostname:
-        raise ConfigurationError(
-            f"The proxy for {url.scheme} cannot be used: it is named as {proxy.scheme}://..., and only http:// proxies "
-            "are spoken to. Mend HTTPS_PROXY, or except the host by NO_PROXY."
-        )
-    headers = {}
-    if proxy.username:
-        remember(unquote(proxy.password or ""))
-        given = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-        token = base64.b64encode(given.encode()).decode()
-        remember(token)
-        headers["Proxy-Authorization"] = f"Basic {token}"
-    return _Proxy((proxy.hostname, proxy.port or _PORTS["http"]), headers)

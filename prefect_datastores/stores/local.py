@@ -17,6 +17,7 @@ from prefect_datastores.errors import (
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     SourceChanged,
     UnsafeName,
 )
@@ -84,6 +85,10 @@ class LocalStore:
         except OSError as error:
             raise local_error(error, self.root) from error
 
+    def check_write(self, name: ObjectName) -> None:
+        """Make a part file in the folder, and remove it."""
+        self._folder().part_file(RelativePath(name.rpartition("/")[2]), 0).discard()
+
     def list_page(
         self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
     ) -> Page:
@@ -116,7 +121,7 @@ class LocalStore:
         shown = "/".join(start) + "/" if start else ""
         try:
             found = self._folder().entries(start)
-        except (ObjectNotFound, ObjectExists, UnsafeName):  # gone, or a file or a link by now
+        except (ObjectNotFound, PlaceTaken, UnsafeName):  # gone, or a file or a link by now
             return
         keyed = {
             name + "/" if stat.S_ISDIR(info.st_mode) else name: info

@@ -61,6 +61,10 @@ class MemoryStore:
         """Raise when the container is missing."""
         self._content()
 
+    def check_write(self, name: ObjectName) -> None:
+        """Raise when the container is missing."""
+        self._content()
+
     def list_page(
         self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
     ) -> Page:

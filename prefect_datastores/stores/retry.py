@@ -112,6 +112,10 @@ class RetryingStore:
         """Raise unless the container can be listed."""
         self._call("look at the container", self._inner.check_root)
 
+    def check_write(self, name: ObjectName) -> None:
+        """Raise unless an object could be written there."""
+        self._call("try to write", lambda: self._inner.check_write(name))
+
     def list_page(
         self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
     ) -> Page:

@@ -1,0 +1,85 @@
+"""The source of a script: copied to where it runs, known by its content, told from what a run made."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import shutil
+from pathlib import Path
+
+from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.files import local_error
+from prefect_datastores.staging.walk import folder_source
+
+OUTPUTS = "outputs"
+_NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
+_SHOWN = 3
+
+Stamp = frozenset[tuple[str, int, int, int]]
+
+
+def copy_source(source: Path, target: Path, *, leave_out: Path) -> None:
+    """Copy a source folder to `target`, which is new, without what is no source.
+
+    Left out are version control, caches and environments, the folder `leave_out` where it lies in
+    the source, and `outputs` at the top: what an earlier run left there is no result of this one.
+
+    Raises:
+        ConfigurationError: something in it cannot be copied.
+    """
+    inside = _below(leave_out.resolve(), source.resolve())
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        where = Path(folder).relative_to(source)
+        skipped = {name for pattern in _NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
+            name for name in names if where / name == inside
+        }
+        return skipped | ({OUTPUTS} if where == Path() else set())
+
+    try:
+        shutil.copytree(source, target, ignore=ignored, ignore_dangling_symlinks=True)
+    except shutil.Error as error:
+        faults = error.args[0]
+        shown = "\n  ".join(f"{path}: {why}" for path, _, why in faults[:_SHOWN])
+        more = f"\n  ... and {len(faults) - _SHOWN} more." if len(faults) > _SHOWN else ""
+        raise ConfigurationError(
+            f"The source_directory {source} cannot be copied to {target}:\n  {shown}{more}"
+        ) from None
+    except OSError as error:
+        raise local_error(error, target) from error
+
+
+def _below(path: Path, folder: Path) -> Path | None:
+    return path.relative_to(folder) if path.is_relative_to(folder) else None
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of a folder's names and contents: the same source is stored once."""
+    digest = hashlib.sha256()
+    for file in folder_source(folder).files:
+        content = hashlib.sha256()
+        with (folder / str(file.path)).open("rb") as opened:
+            while chunk := opened.read(2**20):
+                content.update(chunk)
+        digest.update(f"{file.relative}\0{content.hexdigest()}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def stamp(path: Path) -> Stamp:
+    """Return what tells the files at and below a path from any that are written there later."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return frozenset(
+        (str(file), info.st_size, info.st_mtime_ns, info.st_ino)
+        for file in files
+        for info in [file.stat()]
+    )
+
+
+def forget_unless_written(path: Path, before: Stamp) -> None:
+    """Remove what came with the source and was not touched since: it is no result."""
+    if not before or stamp(path) != before:
+        return
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
