@@ -259,7 +259,7 @@ static int put(Conn *c, const char *name) {
             char *start = at;
             while (start > data && start[-1] != '>') start--;
             size_t length = at - start;
-            if (!length) continue;                       /* the end of the list itself */
+            if (!strncmp(at + 2, "BlockList", 9)) continue;
             Part **from = &o->staged;
             while (*from && (strlen((*from)->id) != length || strncmp((*from)->id, start, length))) from = &(*from)->next;
             if ((known = *from != NULL)) {

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect_datastores.errors import (
     AccessError,
@@ -56,6 +57,16 @@ def local_error(error: OSError, path: object) -> DatastoreError:
     if error.errno == errno.ELOOP:
         return UnsafeName(f"A symbolic link stands at {path}; it is not followed.")
     return TransferError(f"The local path {path} failed: {reason}.")
+
+
+class Shown(NamedTuple):
+    """A path in a message; made a text only where there is one."""
+
+    root: Path
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return str(self.root.joinpath(*self.parts))
 
 
 @contextmanager
@@ -116,14 +127,14 @@ class Folder:
         fd = os.dup(self._fd)
         try:
             for depth, part in enumerate(parts, 1):
-                fd, parent = self._step(fd, part, self.root.joinpath(*parts[:depth]), create), fd
+                fd, parent = self._step(fd, part, self.shown(parts[:depth]), create), fd
                 os.close(parent)
             yield fd
         finally:
             os.close(fd)
 
     @staticmethod
-    def _step(fd: int, part: str, shown: Path, create: bool) -> int:
+    def _step(fd: int, part: str, shown: object, create: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
         try:
             return os.open(part, flags, dir_fd=fd)
@@ -141,9 +152,9 @@ class Folder:
             os.mkdir(part, dir_fd=fd)
         return os.open(part, flags, dir_fd=fd)
 
-    def shown(self, path: RelativePath) -> Path:
+    def shown(self, path: tuple[str, ...]) -> Shown:
         """Return the path as people know it; for messages, never for access."""
-        return self.root.joinpath(*path)
+        return Shown(self.root, path)
 
     def stat(self, path: RelativePath) -> os.stat_result | None:
         """Return what stands at `path` itself (a link is not followed), or None."""
@@ -162,7 +173,7 @@ class Folder:
             UnsafeName: a link is there, or above.
         """
         found = []
-        with _translated(self.root.joinpath(*path)), self._directory(path) as shared:
+        with _translated(self.shown(path)), self._directory(path) as shared:
             # Opened anew: descriptors that `dup` made share one position in the directory.
             fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
             try:
@@ -330,7 +341,7 @@ class PartFile:
             raise
         self._close()
 
-    def _publish_new(self, shown: Path) -> None:
+    def _publish_new(self, shown: object) -> None:
         name, directory = self._path[-1], self._directory
         try:
             # A hard link fails when the name is taken; a rename would replace it.
@@ -346,7 +357,7 @@ class PartFile:
             return
         os.unlink(self._name, dir_fd=directory)
 
-    def _reserve_name(self, shown: Path) -> None:
+    def _reserve_name(self, shown: object) -> None:
         """Take the name with an empty file where there are no hard links (SMB, exFAT, some FUSE)."""
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
         try:
@@ -367,7 +378,7 @@ class PartFile:
         os.close(self._directory)
 
 
-def _refuse_folder(name: str, directory: int, shown: Path) -> None:
+def _refuse_folder(name: str, directory: int, shown: object) -> None:
     """Return unless what stands at a name can never give way to a file."""
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode

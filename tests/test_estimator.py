@@ -1204,6 +1204,7 @@ def test_a_submitted_run_has_the_source_of_when_it_was_submitted(
     assert [path.suffix for path in (scratch / "submitted").iterdir()] == [".log"]
 
 
+@pytest.mark.filterwarnings("ignore:Field name")
 def test_parameters_that_prefect_keeps_for_itself_stay_arguments(
     estimate: Callable[..., Estimator], results: LocalDatastore
 ) -> None:

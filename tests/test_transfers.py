@@ -8,6 +8,7 @@ import pickle
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -50,6 +51,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import is_part
 from prefect_datastores.names import ObjectName
+from prefect_datastores.staging import engine
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.download import plan as plan_of_download
@@ -1307,3 +1309,45 @@ def test_one_glob_may_come_alone(source: Path, destination: Path) -> None:
     fill(store, {"b.bin": b"2"})
     fetch(store, destination, include="*.csv")
     assert tree(destination) == {"a.csv": b"1"}
+
+
+# As many threads as are worth while.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads"),
+    [([], 1), ([0.0001] * 40, 1), ([0.0031] * 40, 10), ([0.02] * 3, 64), ([0.5, 0.0001, 0.5], 1)],
+)
+def test_the_quickest_of_the_last_objects_says_how_many_threads_are_worth_while(
+    seconds: list[float], threads: int
+) -> None:
+    pace = engine._Pace(64)
+    for each in seconds:
+        pace.took(each)
+    assert pace.wanted() == threads
+    assert engine._Pace(1).wanted() == 1
+    for _ in range(40):
+        pace.took(0.02)  # what was long ago does not count
+    assert pace.wanted() == 64
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_objects_that_are_waited_for_are_waited_for_together(destination: Path, most: int) -> None:
+    waiting, peak, lock = [0], [0], threading.Lock()
+
+    class Slow(Around):
+        def read_into(self, *given: Any, **more: Any) -> None:
+            with lock:
+                waiting[0] += 1
+                peak[0] = max(peak[0], waiting[0])
+            time.sleep(0.02)
+            with lock:
+                waiting[0] -= 1
+            self.inner.read_into(*given, **more)
+
+    store = MemoryStore()
+    fill(store, {f"{n:02}": b"x" for n in range(60)})
+    limits = Limits(files=most)
+    download(Slow(store), destination, DownloadRequest(), limits=limits)  # type: ignore[arg-type]
+    assert len(tree(destination)) == 60
+    assert peak[0] == most

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import unescape
@@ -90,7 +91,7 @@ class AzureService:
         path = f"{self._path}/{quote(name, safe='~/')}" if name else self._path
         for last in (False, True):
             given = {
-                "x-ms-date": email.utils.formatdate(usegmt=True),
+                "x-ms-date": _date(int(time.time())),
                 "x-ms-version": _VERSION,
                 "User-Agent": _AGENT,
                 **(headers or {}),
@@ -154,6 +155,11 @@ class AzureService:
                 f"{answer}: it does not allow anonymous access; give a credential."
             )
         return AccessDenied(f"{answer}: the credential lacks the right to do this.")
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 def fault_of(answer: Answer) -> Fault:
