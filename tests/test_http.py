@@ -307,6 +307,9 @@ def test_an_interrupt_ends_what_waits() -> None:
         with pytest.raises(ServiceBusy):
             http.send("GET", "/", {})
         assert time.monotonic() - began < 30  # the stall itself takes 60
+        with pytest.raises(ServiceBusy, match="interrupted"):
+            http.send("GET", "/", {})
+        assert heard.connections == 1
 
 
 # -- nobody there -----------------------------------------------------------------------------------

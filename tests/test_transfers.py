@@ -24,6 +24,7 @@ from azure.storage.blob import (
 from servers import sandbox
 from servers.azurite import Azurite
 from servers.faults import Fault, faulty
+from servers.wire import Heard, wire
 from small_stores import (
     PART,
     Around,
@@ -35,6 +36,7 @@ from small_stores import (
     tree,
 )
 
+from prefect_datastores import Anonymous, AzureBlobDatastore
 from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
@@ -1351,3 +1353,50 @@ def test_objects_that_are_waited_for_are_waited_for_together(destination: Path, 
     download(Slow(store), destination, DownloadRequest(), limits=limits)  # type: ignore[arg-type]
     assert len(tree(destination)) == 60
     assert peak[0] == most
+
+
+def test_a_cancelled_transfer_waits_for_no_answer(source: Path, destination: Path) -> None:
+    """A service that takes a request and says nothing is left within moments, in both directions."""
+    make_tree(source, {"up": b"x"})
+    silent: list[socket.socket] = []
+
+    def say_nothing(sock: socket.socket, heard: Heard) -> None:
+        heard.take(sock)
+        silent.append(sock)
+        while sock.recv(65536):
+            pass
+
+    with wire(say_nothing) as heard:
+        store = AzureBlobDatastore(
+            account_name="account1",
+            container_name="container",
+            auth=Anonymous(),
+            protocol="http",
+            endpoint=f"127.0.0.1:{heard.port}",
+        )
+        for way in (
+            lambda opened, stop: upload(
+                opened, folder_source(source), "", "replace", cancellation=stop
+            ),
+            lambda opened, stop: download(
+                opened, destination, DownloadRequest(), cancellation=stop
+            ),
+        ):
+            stop, asked = Cancellation(), len(silent)
+            threading.Thread(
+                target=lambda asked=asked, stop=stop: (
+                    _until(lambda: len(silent) > asked),
+                    stop.cancel(),
+                )
+            ).start()
+            began = time.monotonic()
+            with store.open_store(stop) as opened, pytest.raises(TransferCancelled):
+                way(opened, stop)
+            assert time.monotonic() - began < 30  # a stall alone takes 60 s
+    assert tree(destination) == {}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pds-")]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)

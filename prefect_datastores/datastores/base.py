@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,13 +68,15 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
 
     @contextmanager
     def open_store(self, cancellation: Cancellation | None = None) -> Iterator[ObjectStore]:
-        """Open the store, with retry, for a while; a cancellation ends the pauses between tries."""
-        policy = RetryPolicy(sleep=cancellation.pause) if cancellation else RetryPolicy()
-        store = RetryingStore(self._connect(), policy)
-        try:
+        """Open the store, with retry, for a while.
+
+        A cancellation breaks the requests under way and ends the pauses between tries, so that
+        nothing of a transfer waits for the service any more.
+        """
+        stop = cancellation or Cancellation()
+        store = RetryingStore(self._connect(), RetryPolicy(sleep=stop.pause))
+        with closing(store), stop.calling(store.interrupt):
             yield store
-        finally:
-            store.close()
 
     # -- references ---------------------------------------------------------------------------
 

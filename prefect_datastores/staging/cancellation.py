@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from prefect_datastores.errors import TransferCancelled
 
@@ -12,10 +14,25 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._actions: dict[object, Callable[[], None]] = {}
 
     def cancel(self) -> None:
         """Ask for the stop."""
         self._event.set()
+        for action in tuple(self._actions.values()):
+            action()
+
+    @contextmanager
+    def calling(self, action: Callable[[], None]) -> Iterator[None]:
+        """Call `action` when the stop is asked for during the block, or was already."""
+        key = object()
+        self._actions[key] = action
+        try:
+            if self.requested:
+                action()
+            yield
+        finally:
+            del self._actions[key]
 
     @property
     def requested(self) -> bool:

@@ -157,6 +157,12 @@ class ObjectStore(Protocol):
             SourceChanged: it is another version than `pin`.
         """
 
+    def interrupt(self) -> None:
+        """Break the requests under way, and refuse others; callable from a signal's handler.
+
+        They raise `ServiceBusy`, as if their connections had broken.
+        """
+
     def close(self) -> None:
         """Let go of connections; the store is not used again."""
 

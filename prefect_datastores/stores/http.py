@@ -90,7 +90,7 @@ class HttpClient:
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._interrupted = False
 
     def send(
         self,
@@ -160,6 +160,8 @@ class HttpClient:
         return ServiceBusy(f"The connection to {self._url} broke: {why}.")
 
     def _take(self) -> _Connection:
+        if self._interrupted:
+            raise self._broken("it was interrupted")
         while True:
             try:
                 connection = self._idle.pop()  # the last used is the least likely to be closed
@@ -190,6 +192,8 @@ class HttpClient:
             raise
         with self._lock:
             self._open.add(connection)
+        if self._interrupted:  # while it was made
+            connection.interrupt()
         return connection
 
     def _secured(self, plain: socket.socket) -> socket.socket:
@@ -223,10 +227,13 @@ class HttpClient:
                 self._drop(self._idle.pop())
 
     def interrupt(self) -> None:
-        """Break the connections in use, so that nobody waits for them; requests raise `ServiceBusy`."""
-        with self._lock:
-            for connection in self._open:
-                connection.interrupt()
+        """Break the connections in use, and make no other; requests raise `ServiceBusy`.
+
+        It takes no lock, so that a signal's handler can call it.
+        """
+        self._interrupted = True
+        for connection in tuple(self._open):
+            connection.interrupt()
 
     def close(self) -> None:
         """Close what is idle now, and what is in use when it is done."""

@@ -195,6 +195,9 @@ class LocalStore:
         folder.remove(RelativePath(name))
         folder.flush()
 
+    def interrupt(self) -> None:
+        """Do nothing: a call to the disk cannot be broken."""
+
     def close(self) -> None:
         """Let go of the folder."""
         if self._opened is not None:

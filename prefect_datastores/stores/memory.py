@@ -129,6 +129,9 @@ class MemoryStore:
                 raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
             del self._content()[name]
 
+    def interrupt(self) -> None:
+        """Do nothing: no request takes time."""
+
     def close(self) -> None:
         """Keep the objects: there is no connection."""
 

@@ -162,6 +162,10 @@ class RetryingStore:
 
         self._call("delete", once)
 
+    def interrupt(self) -> None:
+        """Break the requests under way."""
+        self._inner.interrupt()
+
     def close(self) -> None:
         """Let go of connections."""
         self._inner.close()
