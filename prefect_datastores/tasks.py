@@ -42,7 +42,8 @@ def cancellation_scope(
         cancellation.cancel()
         raise
     finally:
-        _cancellations.pop(scope, None)
+        if not cancellation.requested:  # a task of it that begins only now is to end at once
+            _cancellations.pop(scope, None)
 
 
 def results(

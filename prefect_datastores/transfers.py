@@ -83,6 +83,7 @@ def fetch(
     wanted = as_available(reference)
     if wanted.mode == "upload":
         raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
+    cancellation = cancellation or Cancellation()
     with resolve(wanted).open_store(cancellation) as store:
         single = downloading.is_file(store, wanted.path_on_datastore)
         report = downloading.download(
@@ -105,6 +106,7 @@ def deliver(
         DatastoreError: as `staging.upload.upload` says.
     """
     found, target = upload_source(source, reference)
+    cancellation = cancellation or Cancellation()
     with resolve(reference).open_store(cancellation) as store:
         return upload_files(
             store, found, target, reference.overwrite, cancellation=cancellation, progress=progress

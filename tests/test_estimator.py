@@ -1221,3 +1221,16 @@ def test_a_compute_target_of_any_kind_is_refused_alike(source: Callable[[str], P
     for target in ({"gpu": 1}, ["gpu"], "gpu", 3):
         with pytest.raises(ConfigurationError, match="compute_target"):
             Estimator(source("pass"), entry_script="train.py", compute_target=target)
+
+
+def test_links_in_a_source_that_lead_back_up_are_left_out(
+    estimate: Callable[..., Estimator], source: Callable[[str], Path], results: LocalDatastore
+) -> None:
+    folder = source("")
+    (folder / "pkg").mkdir()
+    (folder / "pkg/up").symlink_to(folder)
+    (folder / "here").symlink_to(folder / "pkg")
+    (folder / "itself").symlink_to("itself")
+    code = "import os; open('outputs/seen', 'w').write(' '.join(sorted(os.listdir('.'))))"
+    estimate(code).run()
+    assert results.read_path("out/seen") == b"here outputs pkg train.py"

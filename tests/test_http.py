@@ -90,6 +90,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used() -> None:
         ok(b"all", "Connection: close"),
         ok(b"all") + b"HTTP/1.1 200 more than was asked for",
         b"HTTP/1.1 200 OK\r\n\r\nall",
+        ok(b"all").replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
 )
 def test_a_connection_that_cannot_be_trusted_is_not_kept(answer: bytes) -> None:
@@ -239,7 +240,7 @@ def stalls(sock: socket.socket, heard: Heard) -> None:
         (stalls, ServiceBusy, "nothing came for 0.3 s"),
         (says(ok(BODY)[:5000]), ServiceBusy, "nothing came for 0.3 s"),
         (says(b"SSH-2.0-OpenSSH\r\n\r\n"), IntegrityError, "does not speak HTTP"),
-        (says(b"HTTP/1.0 200 OK\r\n\r\n"), IntegrityError, "does not speak HTTP"),
+        (says(b"HTTP/2 200 OK\r\n\r\n"), IntegrityError, "does not speak HTTP"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"), IntegrityError, "'many'"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n"), IntegrityError, "'-5'"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), IntegrityError, "too m"),
@@ -380,6 +381,53 @@ def test_a_stall_and_an_end_are_seen_through_tls(authority: trustme.CA) -> None:
                 http.send("GET", "/", {})
 
 
+def test_a_slow_reader_that_goes_on_reading_is_waited_for_through_tls(
+    authority: trustme.CA,
+) -> None:
+    size = 16 * 2**20  # more than the buffers between the two hold
+
+    def slow(sock: socket.socket, heard: Heard) -> None:
+        sock.recv(1000)
+        got = 0
+        while got < size:
+            got += len(sock.recv(64 * 1024))
+            time.sleep(0.005)  # longer together than a stall may be
+        sock.sendall(ok(b"all"))
+
+    with wire(slow, tls=served_by(authority, "127.0.0.1")) as heard:
+        url = f"https://127.0.0.1:{heard.port}"
+        with closing(HttpClient(url, Timeouts(stall=1.0))) as http:
+            began = time.monotonic()
+            assert http.send("PUT", "/", {}, bytes(size)).body == b"all"
+            assert time.monotonic() - began > 1.0
+
+
+def test_an_interrupt_never_takes_the_secrecy_from_a_connection(authority: trustme.CA) -> None:
+    with wire(hangs, tls=served_by(authority, "127.0.0.1")) as heard:
+        with client(heard, "https") as http:
+            threading.Timer(0.1, http.interrupt).start()
+            with pytest.raises(ServiceBusy):
+                http.send("GET", "/", {})
+            for connection in [*http._open, *http._idle]:
+                assert connection._socket._sslobj is not None  # type: ignore[attr-defined]
+
+
+def test_a_host_that_answered_once_is_busy_when_it_is_away(authority: trustme.CA) -> None:
+    with wire(says(ok(b"x", "Connection: close"))) as heard, client(heard) as http:
+        assert http.send("GET", "/", {}).body == b"x"
+        away = http
+    with pytest.raises(ServiceBusy, match="Nobody answers"):
+        away.send("GET", "/", {})
+
+
+def test_a_head_that_cannot_be_sent_does_not_show_itself() -> None:
+    with wire(says(ok())) as heard, client(heard) as http:
+        with pytest.raises(ConfigurationError) as caught:
+            http.send("GET", "/?sig=sécret\u0142", {})
+    assert caught.value.__cause__ is None
+    assert "cret" not in str(caught.value)
+
+
 def test_a_certificate_of_another_host_is_not_accepted(authority: trustme.CA) -> None:
     with wire(says(ok()), tls=served_by(authority, "other.example")) as heard:
         with client(heard, "https") as http:
@@ -394,6 +442,11 @@ def test_an_unknown_authority_is_not_accepted(authority: trustme.CA) -> None:
             with pytest.raises(EndpointUnreachable, match="SSL_CERT_FILE"):
                 http.send("GET", "/", {})
     assert heard.heads == []
+
+
+def test_authorities_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    HttpClient("https://account.example").close()
 
 
 def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,9 +467,12 @@ def test_what_does_not_speak_tls_is_told(authority: trustme.CA) -> None:
 PASSWORD = "s3cret-of-the-proxy"
 
 
-def test_a_plain_request_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_a_plain_request_goes_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     with wire(says(ok(b"behind"))) as heard, wire(proxy) as seen:
-        monkeypatch.setenv("http_proxy", f"http://me:{PASSWORD}@127.0.0.1:{seen.port}")
+        monkeypatch.setenv(variable, f"http://me:{PASSWORD}@127.0.0.1:{seen.port}")
         with client(heard) as http:
             assert http.send("PUT", "/a?b=c", {}, b"body").body == b"behind"
     assert seen.heads[0].startswith(f"PUT http://127.0.0.1:{heard.port}/a?b=c HTTP/1.1\r\n")

@@ -5,7 +5,9 @@ import http.client
 import json
 import os
 import pickle
+import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -24,7 +26,7 @@ from azure.storage.blob import (
 from servers import sandbox
 from servers.azurite import Azurite
 from servers.faults import Fault, faulty
-from servers.wire import Heard, wire
+from servers.wire import Heard, ok, wire
 from small_stores import (
     PART,
     Around,
@@ -59,6 +61,7 @@ from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.download import plan as plan_of_download
 from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.plan import Overwrite, overwrite_rule
+from prefect_datastores.staging.progress import Silent
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.upload import plan as plan_of_upload
 from prefect_datastores.staging.upload import upload
@@ -1400,3 +1403,55 @@ def test_a_cancelled_transfer_waits_for_no_answer(source: Path, destination: Pat
 def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(0.01)
+
+
+def test_no_row_is_lost_whatever_threads_come_and_go() -> None:
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(20):
+            rows = engine.run(
+                range(300),
+                _quick_or_slow,
+                lambda item, error: pytest.fail(str(error)),
+                limits=Limits(),
+                cancellation=Cancellation(),
+                progress=Silent(),
+            )
+            assert [row.name for row in rows] == [str(n) for n in range(300)]
+    finally:
+        sys.setswitchinterval(switch)
+
+
+def _quick_or_slow(item: int, _: engine.Lanes) -> ObjectRow:
+    if item % 50 < 40:
+        time.sleep(0.002)
+    return ObjectRow(str(item), str(item), 1, "moved")
+
+
+def test_ctrl_c_ends_what_prefect_fetches_too(destination: Path) -> None:
+    """The answer to the one object never comes, and Prefect's methods have no cancellation to give."""
+    listed = (
+        b"<EnumerationResults><Blobs><Blob><Name>x</Name><Properties><Last-Modified/><Etag>1</Etag>"
+        b"<Content-Length>1</Content-Length></Properties></Blob></Blobs></EnumerationResults>"
+    )
+
+    def say_nothing(sock: socket.socket, heard: Heard) -> None:
+        while "comp=list" in heard.take(sock):
+            sock.sendall(ok(listed))
+        os.kill(os.getpid(), signal.SIGINT)
+        while sock.recv(65536):
+            pass
+
+    with wire(say_nothing) as heard:
+        store = AzureBlobDatastore(
+            account_name="account1",
+            container_name="container",
+            auth=Anonymous(),
+            protocol="http",
+            endpoint=f"127.0.0.1:{heard.port}",
+        )
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            store.get_directory(local_path=str(destination))
+        assert time.monotonic() - began < 30

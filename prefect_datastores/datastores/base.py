@@ -285,8 +285,9 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> None:  # type: ignore[override]
         """Fetch a folder (the root when None) into a local one (the working directory when None)."""
         request = DownloadRequest(path=from_path or "", overwrite="replace")
-        with self.open_store() as store:
-            download(store, Path(local_path or "."), request)
+        stop = Cancellation()
+        with self.open_store(stop) as store:
+            download(store, Path(local_path or "."), request, cancellation=stop)
 
     @either_way
     def put_directory(  # type: ignore[override]
@@ -303,8 +304,9 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             patterns = Path(ignore_file).read_text(encoding="utf-8").splitlines()
             kept = filter_files(str(source.root), ignore_patterns=patterns, include_dirs=False)
             source.files = [file for file in source.files if str(file.relative) in kept]
-        with self.open_store() as store:
-            return upload(store, source, to_path or "", "replace").count
+        stop = Cancellation()
+        with self.open_store(stop) as store:
+            return upload(store, source, to_path or "", "replace", cancellation=stop).count
 
     def exists(self, path: str) -> bool:
         """Tell whether an object is there; anything but a clear no of the service is an error."""

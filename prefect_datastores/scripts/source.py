@@ -21,20 +21,22 @@ Stamp = frozenset[tuple[str, int, int, int]]
 def copy_source(source: Path, target: Path, *, leave_out: Path) -> None:
     """Copy a source folder to `target`, which is new, without what is no source.
 
-    Left out are version control, caches and environments, the folder `leave_out` where it lies in
-    the source, and `outputs` at the top: what an earlier run left there is no result of this one.
+    Left out are version control, caches and environments, links that lead back up, the folder
+    `leave_out` where it lies in the source, and `outputs` at the top: what an earlier run left there is no result of this one.
 
     Raises:
         ConfigurationError: something in it cannot be copied.
     """
-    inside = _below(leave_out.resolve(), source.resolve())
+    leave_out = leave_out.resolve()
+    inside = _below(leave_out, source.resolve())
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         where = Path(folder).relative_to(source)
         skipped = {name for pattern in _NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
             name for name in names if where / name == inside
         }
-        return skipped | ({OUTPUTS} if where == Path() else set())
+        climbing = {name for name in names if _climbs(Path(folder) / name, leave_out)}
+        return skipped | climbing | ({OUTPUTS} if where == Path() else set())
 
     try:
         shutil.copytree(source, target, ignore=ignored, ignore_dangling_symlinks=True)
@@ -47,6 +49,17 @@ def copy_source(source: Path, target: Path, *, leave_out: Path) -> None:
         ) from None
     except OSError as error:
         raise local_error(error, target) from error
+
+
+def _climbs(path: Path, leave_out: Path) -> bool:
+    """Tell whether a link leads to a folder that it lies in itself, or that `leave_out` lies in."""
+    if not path.is_symlink():
+        return False
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # it leads to itself
+        return True
+    return path.parent.resolve().is_relative_to(target) or leave_out.is_relative_to(target)
 
 
 def _below(path: Path, folder: Path) -> Path | None:

@@ -85,7 +85,7 @@ def is_file(store: ObjectStore, path: str) -> ObjectInfo | None:
         return None
     if info.is_marker:
         return None
-    if store.list_page(folder_prefix(path), limit=1).objects:
+    if any(True for _ in list_objects(store, folder_prefix(path), limit=1)):
         raise NameCollision(
             f"{store.url}/{path} is an object and a folder at once; name what is below it."
         )

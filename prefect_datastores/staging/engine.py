@@ -158,8 +158,9 @@ class _Pace:
         self._recent.append(seconds)
 
     def wanted(self) -> int:
-        """Return the number of threads; the quickest of the last objects tells the wait best."""
-        worth = min(self._recent, default=0.0) / self._WORK_SECONDS
+        """Return the number of threads; the quicker of the last objects tell the wait best."""
+        quicker = sorted(self._recent)[len(self._recent) // 4] if self._recent else 0.0
+        worth = quicker / self._WORK_SECONDS
         return int(min(self._most, max(self._FEWEST, worth)))
 
 
@@ -175,6 +176,7 @@ class _Crew(Generic[Item]):
         most: int,
     ) -> None:
         self.rows: dict[int, ObjectRow] = {}
+        self.taken = 0
         self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
         self._pace = _Pace(most)
         self._changed = threading.Condition()
@@ -195,6 +197,9 @@ class _Crew(Generic[Item]):
                 self._changed.wait()
         if self._fault is not None:
             raise self._fault
+        # A row that is missing would be a failure that nobody hears of.
+        if not self._over or len(self.rows) != self.taken:
+            raise RuntimeError(f"Only {len(self.rows)} of {self.taken} objects have a row.")
 
     def finish(self) -> None:
         """Return when no thread works any more."""
@@ -205,8 +210,8 @@ class _Crew(Generic[Item]):
         self._lanes.close()
 
     def _grow(self) -> None:
-        """Start the threads that are worth while and not there yet; the caller holds the lock."""
-        while len(self._threads) < self._pace.wanted() and not self._over:
+        """Start one thread more where that is worth while; the caller holds the lock."""
+        if len(self._threads) < self._pace.wanted() and not self._over:
             thread = threading.Thread(target=self._take_all, name="pds-file", daemon=True)
             try:
                 thread.start()
@@ -231,17 +236,16 @@ class _Crew(Generic[Item]):
                 self._changed.notify_all()
 
     def _take(self, seconds: float | None) -> tuple[int, Item] | None:
-        """Return the next item, or None where there is none, or far too many threads take them.
+        """Return the next item, or None where there is none, or where something is wrong.
 
         `seconds` is what the item before took, where it was moved.
         """
         with self._changed:
             if seconds is not None:
                 self._pace.took(seconds)
-            if len(self._threads) > 2 * self._pace.wanted():
-                return None
             taken = None if self._over else next(self._items, None)
             self._over = self._over or taken is None
+            self.taken += taken is not None
             self._grow()
         return taken
 
@@ -260,4 +264,5 @@ class _Crew(Generic[Item]):
             row = self._row_of(item, TransferError(str(error)))
         self.rows[index] = row
         self._lanes.progress.finished(row)
-        return time.monotonic() - began if row.action == "moved" else None
+        # What has no bytes may have asked nobody, and tells nothing of the wait.
+        return time.monotonic() - began if row.action == "moved" and row.size else None

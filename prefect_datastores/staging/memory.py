@@ -50,6 +50,9 @@ class MemoryBudget:
             kept = self._kept.get(room)
             piece = kept.pop() if kept else None
             self._kept_bytes -= room if piece is not None else 0
+            if self._kept_bytes and self._used + self._kept_bytes > self._most:
+                self._kept.clear()
+                self._kept_bytes = 0
         return memoryview(piece if piece is not None else bytearray(room))[:size]
 
     def give(self, piece: memoryview) -> None:

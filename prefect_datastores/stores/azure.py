@@ -40,6 +40,10 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "BlobAlreadyExists": (ObjectExists, "exists already"),
     "ContainerAlreadyExists": (ObjectExists, "exists already"),
     "ContainerBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
+    "InvalidBlobOrBlock": (
+        TransferError,
+        "holds unfinished blocks of another client, which cannot be mixed with ours; they vanish within a week",
+    ),
     # A commit drops all blocks that it does not name: those of every other writer.
     "InvalidBlockList": (SourceChanged, "was committed by another writer meanwhile"),
     "Md5Mismatch": (IntegrityError, "was damaged on its way to the service"),

@@ -36,6 +36,7 @@ _log = logging.getLogger("prefect_datastores.http")
 _HEAD_ROOM = 64 * 1024
 _BODY_LIMIT = 256 * 2**20  # of a body that is kept whole: a page of a listing, an error
 _JOINED = 16 * 1024  # a body up to this length is sent with its head in one go
+_SLICE = 64 * 1024
 _IDLE_SECONDS = 45.0  # services and the proxies before them close what is idle for longer
 _NO_BODY = {204, 304}
 
@@ -54,6 +55,7 @@ class Head:
 
     status: int
     headers: Mapping[str, str]
+    version: str = "HTTP/1.1"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class HttpClient:
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._lock = threading.Lock()
-        self._closed = self._interrupted = False
+        self._closed = self._interrupted = self._reached = False
 
     def send(
         self,
@@ -128,7 +130,12 @@ class HttpClient:
             lines.append(f"Content-Length: {length}")
         if any("\r" in line or "\n" in line for line in lines):
             raise ConfigurationError("A line break in a request's head is refused.")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        try:
+            return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        except UnicodeEncodeError:  # which would show all of it
+            raise ConfigurationError(
+                "A request's head has a character that it cannot hold; is the SAS token whole?"
+            ) from None
 
     def _exchange(
         self, method: str, head: bytes, body: bytes | memoryview, receive: Receive | None
@@ -175,14 +182,16 @@ class HttpClient:
         where = self._proxy.address if self._proxy else (self._host, self._port)
         try:
             plain = socket.create_connection(where, timeout=self._timeouts.connect)
-        except socket.gaierror:
+        except socket.gaierror as error:
             what = f"proxy {where[0]}" if self._proxy else f"host of {self._url}"
-            raise EndpointUnreachable(
+            if error.errno == socket.EAI_AGAIN:
+                raise self._unreachable(f"The {what} cannot be resolved at the moment.") from None
+            raise self._unreachable(
                 f"The {what} does not exist. Check the account name and the endpoint."
             ) from None
         except OSError as error:
             through = f" (through the proxy {where[0]}:{where[1]})" if self._proxy else ""
-            raise EndpointUnreachable(
+            raise self._unreachable(
                 f"Nobody answers at {self._url}{through}: {_reason(error)}."
             ) from None
         try:
@@ -192,6 +201,7 @@ class HttpClient:
             raise
         with self._lock:
             self._open.add(connection)
+            self._reached = True
         if self._interrupted:  # while it was made
             connection.interrupt()
         return connection
@@ -212,9 +222,13 @@ class HttpClient:
         except OSError as error:
             if isinstance(error, EndpointUnreachable):
                 raise
-            raise EndpointUnreachable(
+            raise self._unreachable(
                 f"No secure connection to {self._url}: {_reason(error)}."
             ) from None
+
+    def _unreachable(self, message: str) -> DatastoreError:
+        """Return the error of a connection that was not made; one that once was may be again."""
+        return ServiceBusy(message) if self._reached else EndpointUnreachable(message)
 
     def _drop(self, connection: _Connection) -> None:
         with self._lock:
@@ -266,7 +280,8 @@ class _Connection:
 
     def interrupt(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            # Not `SSLSocket.shutdown`: it goes on without TLS, under the thread that uses it.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -291,8 +306,11 @@ class _Connection:
             content = self._read_body(answered.headers, target)
             keep = keep and _has_end(answered.headers)
         self._used = time.monotonic()
+        keep = keep and answered.version == "HTTP/1.1"
         keep = keep and answered.headers.get("connection", "").lower() != "close"
-        return Answer(answered.status, answered.headers, content), keep and self._at == self._end
+        return Answer(
+            answered.status, answered.headers, body=content
+        ), keep and self._at == self._end
 
     def _send(self, head: bytes, body: bytes | memoryview) -> None:
         if len(body) <= _JOINED:
@@ -305,7 +323,10 @@ class _Connection:
             self._socket.sendall(memoryview(body)[done - len(head) :])
         else:
             self._socket.sendall(head)
-            self._socket.sendall(body)
+            view = memoryview(body)
+            # Slices, because Python's timeout is for all of a call, however well it goes on.
+            for at in range(0, len(view), _SLICE):
+                self._socket.sendall(view[at : at + _SLICE])
 
     def _receive(self, into: memoryview) -> int:
         """Receive some bytes, or 0 at the end; as many as there is room for where that is quick."""
@@ -351,19 +372,20 @@ class _Connection:
         except ConnectionResetError:
             raise _ClosedEarly from None
         version, _, rest = first.partition(" ")
-        if version != "HTTP/1.1" or not rest[:3].isdigit():
+        if version not in {"HTTP/1.1", "HTTP/1.0"} or not rest[:3].isdigit():
             raise IntegrityError(f"What answered does not speak HTTP/1.1: {first[:40]!r}.")
         headers: dict[str, str] = {}
         for line in lines:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        return Head(int(rest[:3]), headers)
+        return Head(int(rest[:3]), headers, version)
 
     def _read_body(self, headers: Mapping[str, str], target: memoryview | None) -> bytes:
         """Return the body, or nothing once it is in `target`, which it has to fill."""
         if "content-length" in headers and "transfer-encoding" not in headers:
             length = _length(headers["content-length"])
             if target is None:
+                _check_length(length)
                 content = bytearray(length)
                 self._fill(memoryview(content))
                 return bytes(content)
@@ -424,7 +446,6 @@ def _has_end(headers: Mapping[str, str]) -> bool:
 def _length(announced: str) -> int:
     if not announced.isdigit():
         raise IntegrityError(f"An answer announces a length of {announced[:20]!r}.")
-    _check_length(int(announced))
     return int(announced)
 
 

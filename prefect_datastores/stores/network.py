@@ -42,18 +42,27 @@ def tls_context() -> ssl.SSLContext:
     """
     named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
     try:
-        context = ssl.create_default_context(cafile=named or None)
+        folder = named if named and os.path.isdir(named) else None  # noqa: PTH112 - a name, not a path
+        context = ssl.create_default_context(cafile=None if folder else named, capath=folder)
     except OSError as error:
         raise ConfigurationError(
             f"The authorities of {named} cannot be read: {error.strerror or error}. Mend SSL_CERT_FILE or "
             "REQUESTS_CA_BUNDLE."
         ) from None
-    if not named and not context.get_ca_certs():  # a Python that brings none, as on macOS
+    # Python 3.13 began to refuse authorities without a key identifier, as many a company's own are.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not named and not _machine_has_authorities(context):  # a Python for macOS brings none
         with contextlib.suppress(ImportError):
             import certifi  # noqa: PLC0415
 
             context.load_verify_locations(certifi.where())
     return context
+
+
+def _machine_has_authorities(context: ssl.SSLContext) -> bool:
+    folder = ssl.get_default_verify_paths().capath
+    listed = bool(folder and os.path.isdir(folder) and os.listdir(folder))  # noqa: PTH112, PTH208
+    return listed or bool(context.get_ca_certs())
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,8 @@ def proxy_for(url: SplitResult) -> Proxy | None:
     Raises:
         ConfigurationError: it is of a kind that is not spoken to.
     """
-    named = urllib.request.getproxies().get(url.scheme)
+    proxies = urllib.request.getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
     if not named or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
     proxy = urlsplit(named if "://" in named else f"http://{named}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from prefect_datastores.errors import (
+    AccessError,
     DatastoreError,
     EndpointUnreachable,
     IntegrityError,
@@ -53,18 +54,16 @@ class RetryPolicy:
             ServiceBusy: it may pass, but did not within the bounds.
         """
         began = self.clock()
-        attempt = 0
+        attempt = unreachable = 0
         while True:
             attempt += 1
             try:
                 return request()
             except (ServiceBusy, EndpointUnreachable, IntegrityError) as error:
                 pause = self._pause(attempt, error)
-                most = (
-                    self.unreachable_tries if isinstance(error, EndpointUnreachable) else self.tries
-                )
+                unreachable += isinstance(error, EndpointUnreachable)
                 late = self.clock() - began + pause > self.deadline
-                if attempt >= most or late:
+                if attempt >= self.tries or unreachable >= self.unreachable_tries or late:
                     raise _given_up(what, attempt, error) from error
             self.sleep(pause)
 
@@ -210,7 +209,7 @@ class _RetryingWriting:
         """Return the object when it is the one whose commit was not answered."""
         try:
             info = self._store.head(self._name)
-        except ObjectNotFound:
+        except (ObjectNotFound, AccessError):  # one that may only write cannot tell
             return None
         return info if (info.size, info.digest) == (self._size, digest) else None
 
