@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import socket
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -20,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
 from servers.azurite import Azurite
+from servers.wire import Heard, ok, wire
 
 from prefect_datastores import (
     AccountKey,
@@ -648,22 +650,25 @@ def test_a_sas_that_may_not_delete_has_written_and_says_what_it_left(
     assert f"could not be deleted and is still there, {left.name!r}" in checks[3].detail
 
 
-def test_of_two_who_register_one_name_at_once_one_is_told(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from prefect_datastores.datastores import registry
+def test_of_two_who_register_one_name_at_once_one_is_told(name: str, tmp_path: Path) -> None:
+    """While the service is asked about the one, the other is registered."""
 
-    validate = registry._validate
+    def answer_late(sock: socket.socket, heard: Heard) -> None:
+        while heard.take(sock):
+            Datastore.register_local(name, tmp_path)
+            sock.sendall(ok(b"<EnumerationResults><Blobs/></EnumerationResults>"))
 
-    def slow(*given: Any, **more: Any) -> None:
-        monkeypatch.setattr(registry, "_validate", validate)
-        Datastore.register_local(name, tmp_path / "first")
-        validate(*given, **more)
-
-    monkeypatch.setattr(registry, "_validate", slow)
-    with pytest.raises(DatastoreExists, match="registered already"):
-        Datastore.register_local(name, tmp_path / "second")
-    assert Datastore.get(name).url == (tmp_path / "first").as_uri()
+    with wire(answer_late) as heard, pytest.raises(DatastoreExists, match="registered already"):
+        Datastore.register_azure_blob_container(
+            None,
+            name,
+            "container",
+            "account1",
+            auth=Anonymous(),
+            protocol="http",
+            endpoint=f"127.0.0.1:{heard.port}",
+        )
+    assert Datastore.get(name).url == tmp_path.as_uri()
 
 
 def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(name: str) -> None:

@@ -1358,6 +1358,16 @@ def test_objects_that_are_waited_for_are_waited_for_together(destination: Path, 
     assert peak[0] == most
 
 
+def datastore_at(heard: Heard) -> AzureBlobDatastore:
+    return AzureBlobDatastore(
+        account_name="account1",
+        container_name="container",
+        auth=Anonymous(),
+        protocol="http",
+        endpoint=f"127.0.0.1:{heard.port}",
+    )
+
+
 def test_a_cancelled_transfer_waits_for_no_answer(source: Path, destination: Path) -> None:
     """A service that takes a request and says nothing is left within moments, in both directions."""
     make_tree(source, {"up": b"x"})
@@ -1370,13 +1380,7 @@ def test_a_cancelled_transfer_waits_for_no_answer(source: Path, destination: Pat
             pass
 
     with wire(say_nothing) as heard:
-        store = AzureBlobDatastore(
-            account_name="account1",
-            container_name="container",
-            auth=Anonymous(),
-            protocol="http",
-            endpoint=f"127.0.0.1:{heard.port}",
-        )
+        store = datastore_at(heard)
         for way in (
             lambda opened, stop: upload(
                 opened, folder_source(source), "", "replace", cancellation=stop
@@ -1444,13 +1448,7 @@ def test_ctrl_c_ends_what_prefect_fetches_too(destination: Path) -> None:
             pass
 
     with wire(say_nothing) as heard:
-        store = AzureBlobDatastore(
-            account_name="account1",
-            container_name="container",
-            auth=Anonymous(),
-            protocol="http",
-            endpoint=f"127.0.0.1:{heard.port}",
-        )
+        store = datastore_at(heard)
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             store.get_directory(local_path=str(destination))
