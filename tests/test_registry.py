@@ -650,12 +650,23 @@ def test_a_sas_that_may_not_delete_has_written_and_says_what_it_left(
     assert f"could not be deleted and is still there, {left.name!r}" in checks[3].detail
 
 
-def test_of_two_who_register_one_name_at_once_one_is_told(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("same_kind", [True, False])
+def test_of_two_who_register_one_name_at_once_one_is_told(
+    name: str, tmp_path: Path, same_kind: bool
+) -> None:
     """While the service is asked about the one, the other is registered."""
+
+    def register_another() -> None:
+        if same_kind:
+            Datastore.register_azure_blob_container(
+                None, name, "other", "account1", skip_validation=True
+            )
+        else:
+            Datastore.register_local(name, tmp_path)
 
     def answer_late(sock: socket.socket, heard: Heard) -> None:
         while heard.take(sock):
-            Datastore.register_local(name, tmp_path)
+            register_another()
             sock.sendall(ok(b"<EnumerationResults><Blobs/></EnumerationResults>"))
 
     with wire(answer_late) as heard, pytest.raises(DatastoreExists, match="registered already"):
@@ -668,7 +679,9 @@ def test_of_two_who_register_one_name_at_once_one_is_told(name: str, tmp_path: P
             protocol="http",
             endpoint=f"127.0.0.1:{heard.port}",
         )
-    assert Datastore.get(name).url == tmp_path.as_uri()
+    local = tmp_path.as_uri()
+    expected = "https://account1.blob.core.windows.net/other" if same_kind else local
+    assert Datastore.get(name).url == expected
 
 
 def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(name: str) -> None:

@@ -280,10 +280,15 @@ def _register(
             if overwrite or not documents(client, name):
                 raise
             raise _taken(name) from None  # by somebody who came between
-        # The name is the datastore's, whatever its kind: one of another kind gives way.
+        # The name is the datastore's, whatever its kind: one of another kind gives way, or, where it
+        # came between and may not be replaced, this one does.
+        mine = datastore._block_document_id  # noqa: SLF001
+        others = [document for document in documents(client, name) if document.id != mine]
+        if others and not overwrite and mine is not None:
+            client.delete_block_document(mine)
+            raise _taken(name)
         for other in others:
-            if other.id != datastore._block_document_id:  # noqa: SLF001
-                client.delete_block_document(other.id)
+            client.delete_block_document(other.id)
     return datastore
 
 
