@@ -25,7 +25,8 @@ from prefect_datastores.errors import (
     ServiceBusy,
 )
 from prefect_datastores.redaction import MASK, scrub
-from prefect_datastores.stores.http import Head, HttpClient, Timeouts
+from prefect_datastores.stores.connection import Head
+from prefect_datastores.stores.http import HttpClient, Timeouts
 
 QUICK = Timeouts(connect=10.0, stall=1.0)
 LONGER = 2.5  # than a stall may be

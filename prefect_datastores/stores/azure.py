@@ -26,7 +26,8 @@ from prefect_datastores.errors import (
     SourceChanged,
     TransferError,
 )
-from prefect_datastores.stores.http import Answer, HttpClient, Receive
+from prefect_datastores.stores.connection import Answer, Receive
+from prefect_datastores.stores.http import HttpClient
 from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"

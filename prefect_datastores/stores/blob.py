@@ -16,7 +16,7 @@ from prefect_datastores.errors import IntegrityError, ObjectExists, SourceChange
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
-from prefect_datastores.stores.http import Head
+from prefect_datastores.stores.connection import Head
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.signing import (
     KeySigner,
