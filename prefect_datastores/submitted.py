@@ -10,7 +10,8 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
-from prefect_datastores.estimator import Estimator, EstimatorSpec
+from prefect_datastores.estimator import Estimator
+from prefect_datastores.estimator_spec import EstimatorSpec
 from prefect_datastores.runs import confirm_cancellation
 
 

@@ -48,7 +48,7 @@ from prefect_datastores.errors import (
     ScriptFailed,
     UnsafeName,
 )
-from prefect_datastores.estimator import EstimatorSpec
+from prefect_datastores.estimator_spec import EstimatorSpec
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "scratch")
 
@@ -548,7 +548,10 @@ for name in ('outputs/model.pkl', 'outputs/plots/a.png', 'elsewhere.txt'):
 def test_outputs_go_to_the_default_datastore_unless_they_are_an_upload(
     source: Callable[[str], Path], default: LocalDatastore, local: Callable[..., LocalDatastore]
 ) -> None:
-    result = Estimator(source(OUTPUTS), entry_script="train.py", name="digits").run()
+    estimator = Estimator(source(OUTPUTS), entry_script="train.py", name="digits")
+    (planned,) = estimator.plan().references
+    assert (planned.direction, planned.reference) == ("upload", f"{default.name}:runs/digits")
+    result = estimator.run()
     place = f"runs/digits/{result['run_id']}"
     kept = {
         f"{place}/model.pkl": "outputs/model.pkl",
@@ -805,7 +808,7 @@ def test_a_script_that_takes_too_long_is_stopped_and_fails_the_run(
 IN_PROCESS = """
 import sys
 from prefect_datastores import Estimator
-from prefect_datastores.estimator import EstimatorSpec
+from prefect_datastores.estimator_spec import EstimatorSpec
 Estimator.from_spec(EstimatorSpec.model_validate_json(sys.argv[1])).run()
 """
 

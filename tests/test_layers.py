@@ -18,8 +18,8 @@ LAYERS = [
     {"staging"},
     {"scripts", "testing"},
     {"references", "datastores", "display", "settings"},
-    {"tasks", "stage", "plans", "runs", "transfers"},
-    {"estimator"},
+    {"tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
+    {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},
 ]
 KNOW_NO_PREFECT = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3]

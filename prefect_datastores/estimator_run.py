@@ -1,0 +1,286 @@
+"""One run of an estimator: its source, its data, its script and what it made, as a flow's body."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import State, allow_failure, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
+
+from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.datastores.registry import Datastore
+from prefect_datastores.estimator_spec import EstimatorSpec, items_of
+from prefect_datastores.names import join
+from prefect_datastores.references import DataReference
+from prefect_datastores.scripts.child import run_script, script_environment
+from prefect_datastores.scripts.source import (
+    OUTPUTS,
+    Stamp,
+    copy_source,
+    digest_of,
+    forget_unless_written,
+    stamp,
+)
+from prefect_datastores.settings import scratch_root
+from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
+from prefect_datastores.transfers import as_available, preflight
+
+_VARIABLE = re.compile(
+    r"\$(?:AZUREML_DATAREFERENCE_(?P<bare>\w+)|\{AZUREML_DATAREFERENCE_(?P<braced>\w+)\})", re.ASCII
+)
+_WATCH_SECONDS = 2.0
+_SNAPSHOTS = "azureml-snapshots"
+
+
+def with_outputs(references: list[DataReference], name: str, run_id: str) -> list[DataReference]:
+    """Return the uploads among the references, and that of `outputs/` to the default datastore.
+
+    An upload of `outputs` among the references takes its place.
+    """
+    uploads = [reference for reference in references if reference.mode == "upload"]
+    if any(reference.path_on_compute == OUTPUTS for reference in uploads):
+        return uploads
+    called = "run_outputs"
+    while called in {reference.name for reference in references}:
+        called += "_"
+    place = Datastore.get_default().path(join("runs", name, run_id), called)
+    return [*uploads, place.as_upload(OUTPUTS, allow_empty=True)]
+
+
+@task(name="script", task_run_name="run {name}", cache_policy=NO_CACHE, persist_result=False)
+def _script(
+    name: str,
+    arguments: list[str],
+    directory: Path,
+    variables: dict[str, str],
+    seconds: float | None,
+    cancelled: Any,
+) -> None:
+    log = run_log()
+    shown = shlex.join([name, *arguments])
+    log.info("Running %s in %s", shown, directory)
+    run_script(
+        [sys.executable, name, *arguments],
+        directory=directory,
+        environment=script_environment(variables),
+        on_line=lambda _, line: log.info("%s", line),
+        stop_requested=cancelled,
+        seconds=seconds,
+    )
+
+
+class EstimatorRun:
+    """One run: what is staged where, and in which order. Owned by the flow's body."""
+
+    def __init__(self, spec: EstimatorSpec, carrier: FileDatastore | None) -> None:
+        """Name the run's folder; nothing is moved yet."""
+        self._spec, self._carrier = spec, carrier
+        self._id = str(flow_run.id)
+        self._root = scratch_root() / "runs" / self._id
+        self._code = self._root / "code"
+        self._references = [as_available(reference) for reference in spec.references()]
+        self._downloads = [
+            reference for reference in self._references if reference.mode == "download"
+        ]
+        self._uploads: list[DataReference] = []
+        self._came: dict[str, Stamp] = {}  # what lay with the source where results are to be
+
+    def run(self) -> dict[str, Any] | State[Any]:
+        """Return where the outputs are, or the state of a run that was cancelled from Prefect."""
+        with (
+            cancellation_scope() as (scope, cancellation),
+            _watch(self._id, cancellation) as was_cancelled,
+        ):
+            try:
+                result = self._run(scope, lambda: cancellation.requested)
+            except BaseException as error:
+                self._leave(failed=True)
+                # The server takes no other end than this for a run that is to be cancelled.
+                if isinstance(error, Exception) and was_cancelled():
+                    return Cancelled(message=f"Cancelled from Prefect. {error}")
+                raise
+            self._leave(failed=False)
+            if was_cancelled():
+                return Cancelled(message="Cancelled from Prefect when all was done already.")
+        return result
+
+    def _run(self, scope: str, cancelled: Any) -> dict[str, Any]:
+        self._uploads = with_outputs(self._references, self._spec.name, self._id)
+        outputs = next(item for item in self._uploads if item.path_on_compute == OUTPUTS)
+        for reference in self._uploads:
+            preflight(reference)
+        source = self._bring_source(scope)
+        futures = {
+            reference.name: download.submit(reference, self._place(reference), scope=scope)
+            for reference in self._downloads
+        }
+        paths: dict[str, Path] = results(futures, as_completed(list(futures.values())), stops=scope)
+        paths |= {reference.name: self._make_upload_place(reference) for reference in self._uploads}
+        state = _script(
+            self._spec.entry_script,
+            self._arguments(paths),
+            self._code,
+            self._variables(paths),
+            self._spec.max_run_duration_seconds,
+            cancelled,
+            wait_for=[*source, *futures.values()],
+            return_state=True,
+        )
+        stored = self._store(state, paths, scope)
+        if (error := state.result(raise_on_failure=False)) is not None:
+            # The way through Prefect's engine tells nobody anything.
+            raise error.with_traceback(None)
+        return {"run_id": self._id, "outputs": outputs.uri, "stored": stored}
+
+    def _bring_source(self, scope: str) -> list[PrefectFuture[Any]]:
+        """Copy the source to where it runs; return the task run that brought it, if one did."""
+        shutil.rmtree(self._root, ignore_errors=True)  # of an earlier try of the same run
+        self._root.mkdir(parents=True, mode=0o700)
+        source = Path(self._spec.source_directory)
+        brought: list[PrefectFuture[Any]] = []
+        if self._spec.source_directory_data_store is None:
+            copy_source(source, self._code, leave_out=scratch_root())
+        else:
+            copy = self._root / "source"
+            copy_source(source, copy, leave_out=scratch_root())
+            store = self._carrier or Datastore.get(self._spec.source_directory_data_store)
+            place = store.path(join(_SNAPSHOTS, digest_of(copy)), "source")
+            sent = upload.submit(copy, place.as_upload(), scope=scope)
+            sent.result()
+            fetched = download.submit(
+                place.as_download(), self._code, scope=scope, wait_for=[sent], return_state=False
+            )
+            fetched.result()
+            brought.append(fetched)
+            shutil.rmtree(copy)
+        (self._code / OUTPUTS).mkdir(exist_ok=True)
+        self._came = {
+            reference.name: stamp(self._place(reference))
+            for reference in self._uploads
+            if not Path(reference.path_on_compute).is_absolute()
+        }
+        return brought
+
+    def _place(self, reference: DataReference) -> Path:
+        if reference.path_on_compute:
+            return self._code / reference.path_on_compute
+        return self._root / "data" / reference.name
+
+    def _make_upload_place(self, reference: DataReference) -> Path:
+        place = self._place(reference)
+        # A script writes to a place of its own without making it; a path that was named may be
+        # a file, so only what it lies in is made.
+        (place if not reference.path_on_compute else place.parent).mkdir(
+            parents=True, exist_ok=True
+        )
+        return place
+
+    def _arguments(self, paths: Mapping[str, Path]) -> list[str]:
+        """Flatten `script_params` as Azure ML does, with the references' paths in them."""
+        arguments: list[str] = []
+        for key, value in self._spec.script_params.items():
+            given = [item for item in items_of(value) if item is not None and item != ""]
+            arguments += [key, *(self._expanded(item, paths) for item in given)]
+        return arguments
+
+    def _expanded(self, value: object, paths: Mapping[str, Path]) -> str:
+        if isinstance(value, DataReference):
+            return str(paths[value.name])
+
+        def path(variable: re.Match[str]) -> str:
+            name = variable["braced"] or variable["bare"]
+            return str(paths.get(name, variable[0]))
+
+        return _VARIABLE.sub(path, str(value))
+
+    def _variables(self, paths: Mapping[str, Path]) -> dict[str, str]:
+        staged = {
+            variable: str(paths[reference.name])
+            for reference in (*self._downloads, *self._uploads)
+            for variable in reference.variables()
+        }
+        return {"AZUREML_RUN_ID": self._id, **staged, **self._spec.environment_variables}
+
+    def _store(self, state: State[Any], paths: Mapping[str, Path], scope: str) -> dict[str, int]:
+        """Upload what is due after this outcome, and return the count of objects for each place."""
+        outcome = "success" if state.is_completed() else "failure"
+        due = [reference for reference in self._uploads if reference.when in {outcome, "always"}]
+        for reference in due:
+            if before := self._came.get(reference.name):
+                forget_unless_written(paths[reference.name], before)
+        futures = {
+            reference.name: upload.submit(
+                paths[reference.name],
+                reference,
+                scope=scope,
+                wait_for=[allow_failure(state)],
+                return_state=False,
+            )
+            for reference in due
+        }
+        for future in futures.values():
+            future.wait()
+        if outcome == "failure":  # the script's error is what people need to see
+            return {}
+        stored: dict[str, int] = {}
+        for reference in due:
+            count = futures[reference.name].result().count
+            stored[reference.uri] = stored.get(reference.uri, 0) + count
+        return stored
+
+    def _leave(self, *, failed: bool) -> None:
+        if self._spec.keep == "always" or (failed and self._spec.keep == "failed"):
+            if self._root.exists():
+                run_log().info("The run's folder is kept: %s", self._root)
+        else:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _watch(run_id: str, cancellation: Cancellation) -> Iterator[Callable[[], bool]]:
+    """Cancel when somebody cancels the run in Prefect: no worker looks after a run in a plain process.
+
+    Gives what tells whether somebody did, up to now.
+    """
+    over, cancelled = threading.Event(), threading.Event()
+
+    def look(client: SyncPrefectClient) -> bool:
+        with contextlib.suppress(Exception):  # a server that is away now says it later
+            state = client.read_flow_run(UUID(run_id)).state
+            if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+                cancelled.set()
+        return cancelled.is_set()
+
+    def look_again_and_again() -> None:
+        with get_client(sync_client=True) as client:
+            while not over.wait(_WATCH_SECONDS):
+                if look(client):
+                    cancellation.cancel()
+                    return
+
+    def was_cancelled() -> bool:
+        with get_client(sync_client=True) as client:
+            return cancelled.is_set() or look(client)
+
+    thread = threading.Thread(target=look_again_and_again, name="pds-watch", daemon=True)
+    thread.start()
+    try:
+        yield was_cancelled
+    finally:
+        over.set()
+        thread.join()
