@@ -1321,9 +1321,16 @@ def test_one_glob_may_come_alone(source: Path, destination: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "threads"),
-    [([], 1), ([0.0001] * 40, 1), ([0.0031] * 40, 10), ([0.02] * 3, 64), ([0.5, 0.0001, 0.5], 1)],
+    [
+        ([], 1),
+        ([0.0001] * 40, 1),
+        ([0.0031] * 40, 10),
+        ([0.02] * 3, 64),
+        ([0.5, 0.0001, 0.5], 1),
+        ([0.0001, *[0.02] * 15] * 2, 64),
+    ],
 )
-def test_the_quickest_of_the_last_objects_says_how_many_threads_are_worth_while(
+def test_the_wait_for_the_last_objects_says_how_many_threads_are_worth_while(
     seconds: list[float], threads: int
 ) -> None:
     pace = engine._Pace(64)

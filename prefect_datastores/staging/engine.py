@@ -25,7 +25,7 @@ from prefect_datastores.errors import (
     TransferError,
 )
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.staging.memory import MemoryBudget
+from prefect_datastores.staging.memory import SMALL, MemoryBudget
 from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.report import ObjectRow
 
@@ -35,7 +35,6 @@ _NEXT_WOULD_FAIL_TOO = (
     *(AccessDenied, AuthenticationFailed, CredentialExpired),
     *(ContainerNotFound, EndpointUnreachable, LocalDiskFull),
 )
-_SMALL = 2**20  # up to here an object of one part is moved by the thread that has the file
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Lanes:
 
     def each_part(self, size: int, part_size: int, work: Callable[[int, memoryview], None]) -> None:
         """Call `work(offset, memory)` for each part, many at once; the first fault ends it."""
-        if size <= min(part_size, _SMALL):
+        if size <= min(part_size, SMALL):
             if size:
                 self._one(work, 0, size)
             return
@@ -158,9 +157,12 @@ class _Pace:
         self._recent.append(seconds)
 
     def wanted(self) -> int:
-        """Return the number of threads; the quicker of the last objects tell the wait best."""
-        quicker = sorted(self._recent)[len(self._recent) // 4] if self._recent else 0.0
-        worth = quicker / self._WORK_SECONDS
+        """Return the number of threads, by a wait that nine of ten of the last objects had at least.
+
+        The longer ones waited for other threads as well; the few shortest may have asked nobody.
+        """
+        waited = sorted(self._recent)[len(self._recent) // 10] if self._recent else 0.0
+        worth = waited / self._WORK_SECONDS
         return int(min(self._most, max(self._FEWEST, worth)))
 
 

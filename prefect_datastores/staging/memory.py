@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from prefect_datastores.staging.cancellation import Cancellation
 
-_SMALL = 2**20
+SMALL = 2**20
+"""Bytes up to which memory is not worth keeping, nor an object of one part worth another thread."""
 
 
 class MemoryBudget:
@@ -62,7 +63,7 @@ class MemoryBudget:
         piece.release()
         with self._freed:
             self._used -= room
-            if room > _SMALL and self._kept_bytes + self._used + room <= self._most:
+            if room > SMALL and self._kept_bytes + self._used + room <= self._most:
                 self._kept.setdefault(room, []).append(whole)  # type: ignore[arg-type]
                 self._kept_bytes += room
             self._freed.notify()
@@ -70,9 +71,9 @@ class MemoryBudget:
 
 def _room(size: int) -> int:
     """Return the length of the piece that holds `size` bytes: few lengths, so that pieces fit again."""
-    if size <= _SMALL:
+    if size <= SMALL:
         return size
-    room = _SMALL
+    room = SMALL
     while room < size:
         room *= 2
     return room
