@@ -16,6 +16,7 @@
     ├── NameCollision (ValueError)                two names that would be one file
     ├── TransferError (OSError)
     │   ├── PlaceTaken                            a folder stands where a file would be, or the reverse
+    │   ├── PartLost                              another process took the unfinished file away
     │   ├── SourceChanged                         it changed while it was read
     │   ├── IntegrityError                        length or digest is not the promised one
     │   ├── ServiceBusy                           the service kept failing, or asked to wait
@@ -110,6 +111,10 @@ class TransferError(DatastoreError, OSError):
 
 class PlaceTaken(TransferError):
     """A folder stands where a file is to be written, or a file where a folder is needed."""
+
+
+class PartLost(TransferError):
+    """The unfinished file was taken away while it was written; it is begun again."""
 
 
 class SourceChanged(TransferError):

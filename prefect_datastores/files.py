@@ -3,16 +3,15 @@
 A `Folder` is opened once; every file in it is reached component by component relative to that
 handle and without following symbolic links, so that neither a listed name nor a link planted in
 the folder (before or during a transfer) leads elsewhere. A file appears under its name only when
-it is complete: `PartFile` writes beside it and renames.
+it is complete: `PartFile` is written in the transfer's workspace and renamed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
-import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -26,21 +25,19 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     ObjectExists,
     ObjectNotFound,
+    PartLost,
     PlaceTaken,
     TransferError,
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, RelativePath
+from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, new_name
 
-_PART_PREFIX, _PART_SUFFIX = ".pds-", ".part"
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_HARD_LINKS = {
+    *(errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV),
+}
 _WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def is_part(component: str) -> bool:
-    """Tell a part file, finished or left behind, from a file that people made."""
-    return component.startswith(_PART_PREFIX) and component.endswith(_PART_SUFFIX)
 
 
 def local_error(error: OSError, path: object) -> DatastoreError:
@@ -108,10 +105,13 @@ class Folder:
         self._mode = 0o666 & ~_read_umask()
         self._touched: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
-        self._token, self._parts = secrets.token_hex(8), itertools.count(1)
+        self._workspace: Workspace | None = None
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Let go of the descriptor, and of the workspace unless something in it is kept."""
+        if self._workspace is not None:
+            self._workspace.close()
+            self._workspace = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -215,20 +215,49 @@ class Folder:
             os.unlink(path[-1], dir_fd=fd)
             self._touch(path[:-1])
 
-    def part_file(self, path: RelativePath, size: int) -> PartFile:
-        """Open a part file for `path` in its own directory, with room for `size` bytes.
+    def workspace(self) -> Workspace:
+        """Return the hidden folder of this transfer; it is made when it is first asked for.
+
+        What a kill left here and nobody can go on with is removed then.
+        """
+        with self._lock:
+            if self._workspace is None:
+                with self.abandoned() as left:
+                    for other in left:
+                        if other.journal() is None:
+                            other.remove()
+                with _translated(self.root):
+                    self._workspace = Workspace(self._fd)
+            return self._workspace
+
+    @contextmanager
+    def abandoned(self) -> Iterator[list[Abandoned]]:
+        """Give the workspaces that transfers left here which ended before their work did."""
+        with _translated(self.root), abandoned(self._fd) as found:
+            yield found
+
+    def part_file(
+        self, path: RelativePath, size: int, taken: tuple[str, int] | None = None
+    ) -> PartFile:
+        """Open a part file for `path`, with room for `size` bytes.
+
+        `taken` is the name and descriptor of one that was taken over into the workspace.
 
         Raises:
             LocalDiskFull: the disk has no room for it.
             PlaceTaken: a folder stands there, or a file where a folder is needed.
         """
-        with _translated(self.shown(path)), self._directory(path[:-1], create=True) as directory:
-            _refuse_folder(path[-1], directory, self.shown(path))
-            return PartFile(self, path, os.dup(directory), size)
-
-    def part_name(self) -> str:
-        """Return a name for a part file that nobody can guess and no other part file has."""
-        return f"{_PART_PREFIX}{self._token}-{next(self._parts)}{_PART_SUFFIX}"
+        workspace = self.workspace()
+        with _translated(self.shown(path)):
+            try:
+                with self._directory(path[:-1], create=True) as directory:
+                    _refuse_folder(path[-1], directory, self.shown(path))
+                    kept = os.dup(directory)
+            except BaseException:
+                if taken:
+                    os.close(taken[1])
+                raise
+            return PartFile(self, path, kept, size, workspace, taken)
 
     def _touch(self, directory: tuple[str, ...]) -> None:
         with self._lock:
@@ -249,12 +278,10 @@ class Folder:
 
     def rules(self) -> NameRules:
         """Find out by trying what this file system makes of case and of Unicode forms."""
-        token = secrets.token_hex(8)
-        probe, other_case = (
-            f"{_PART_PREFIX}{token}\u00e9a{_PART_SUFFIX}",
-            f"{_PART_PREFIX}{token}\u00e9A{_PART_SUFFIX}",
+        name, _, suffix = new_name().rpartition(".")
+        probe, other_case, decomposed = (
+            f"{name}{ending}.{suffix}" for ending in ("\u00e9a", "\u00e9A", "e\u0301a")
         )
-        decomposed = f"{_PART_PREFIX}{token}e\u0301a{_PART_SUFFIX}"
         with _translated(self.root):
             os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._fd))
             try:
@@ -281,14 +308,21 @@ class Folder:
 class PartFile:
     """One file being written; it has no name of its own until `publish`."""
 
-    def __init__(self, folder: Folder, path: RelativePath, directory: int, size: int) -> None:
-        """Make the file beside its destination; takes over the descriptor `directory`."""
+    def __init__(
+        self,
+        folder: Folder,
+        path: RelativePath,
+        directory: int,
+        size: int,
+        workspace: Workspace,
+        taken: tuple[str, int] | None,
+    ) -> None:
+        """Make the file in the workspace, or go on with one; takes over the descriptor `directory`."""
         self._folder, self._path, self._directory = folder, path, directory
-        self._name = folder.part_name()
+        self._workspace = workspace
         self._open = True
         try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW
-            self._fd = os.open(self._name, flags, 0o600, dir_fd=directory)
+            self.name, self._fd = taken or self._new()
         except BaseException:
             os.close(directory)
             raise
@@ -297,6 +331,10 @@ class PartFile:
         except BaseException:
             self.discard()
             raise
+
+    def _new(self) -> tuple[str, int]:
+        name = self._workspace.new_part()
+        return name, self._workspace.open_new(name)
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data` at `offset`; several threads may write different places.
@@ -313,6 +351,11 @@ class PartFile:
         """Read back what was written, to digest it."""
         with _translated(self._folder.shown(self._path)):
             return os.pread(self._fd, size, offset)
+
+    def read_into(self, offset: int, memory: memoryview) -> bool:
+        """Fill the memory with what was written at `offset`; tell whether there is as much."""
+        with _translated(self._folder.shown(self._path)):
+            return os.preadv(self._fd, [memory], offset) == len(memory)
 
     def publish(self, *, replace: bool, times: tuple[float, float] | None = None) -> None:
         """Flush the file and give it its name in one step; the old file stands until then.
@@ -332,7 +375,7 @@ class PartFile:
                 os.fsync(self._fd)
                 if replace:
                     _refuse_folder(name, directory, shown)
-                    os.rename(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+                    self._rename(name)
                 else:
                     self._publish_new(shown)
                 self._folder._touch(self._path[:-1])  # noqa: SLF001
@@ -341,21 +384,60 @@ class PartFile:
             raise
         self._close()
 
+    def _rename(self, name: str) -> None:
+        source, directory = self._workspace.fd, self._directory
+        try:
+            os.rename(self.name, name, src_dir_fd=source, dst_dir_fd=directory)
+        except FileNotFoundError as error:
+            raise self._lost() from error
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_over(name)
+
+    def _lost(self) -> PartLost:
+        where = self._folder.shown(self._path)
+        return PartLost(f"The unfinished {where} was taken away while it was written.")
+
+    def _copy_over(self, name: str) -> None:
+        """Give the file its name on another disk, which a folder below the root may be."""
+        beside = new_name()
+        fd = os.open(
+            beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._directory
+        )
+        try:
+            with os.fdopen(os.dup(self._fd), "rb") as read, os.fdopen(fd, "wb") as written:
+                read.seek(0)
+                shutil.copyfileobj(read, written, 2**20)
+                written.flush()
+                info = os.fstat(self._fd)
+                os.fchmod(fd, stat.S_IMODE(info.st_mode))
+                os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+                os.fsync(fd)
+            os.rename(beside, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside, dir_fd=self._directory)
+            raise
+        os.unlink(self.name, dir_fd=self._workspace.fd)
+
     def _publish_new(self, shown: object) -> None:
         name, directory = self._path[-1], self._directory
         try:
             # A hard link fails when the name is taken; a rename would replace it.
-            os.link(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.link(self.name, name, src_dir_fd=self._workspace.fd, dst_dir_fd=directory)
         except FileExistsError as error:
             _refuse_folder(name, directory, shown)
             raise ObjectExists(f"{shown} exists already.") from error
+        except FileNotFoundError as error:
+            raise self._lost() from error
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             self._reserve_name(shown)
-            os.rename(self._name, name, src_dir_fd=directory, dst_dir_fd=directory)
+            self._rename(name)
             return
-        os.unlink(self._name, dir_fd=directory)
+        os.unlink(self.name, dir_fd=self._workspace.fd)
 
     def _reserve_name(self, shown: object) -> None:
         """Take the name with an empty file where there are no hard links (SMB, exFAT, some FUSE)."""
@@ -369,7 +451,13 @@ class PartFile:
         """Remove the part file; nothing of it remains."""
         if self._open:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._name, dir_fd=self._directory)
+                os.unlink(self.name, dir_fd=self._workspace.fd)
+            self._close()
+
+    def leave(self) -> None:
+        """Let go of the part file, and keep it for a transfer that goes on with it."""
+        if self._open:
+            self._workspace.keep()
             self._close()
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.local import LocalStore
+from prefect_datastores.workspaces import is_part
 
 PART = 64 * 1024
 
@@ -58,10 +59,15 @@ def make_tree(root: Path, content: dict[str, bytes]) -> Path:
 
 
 def tree(root: Path) -> dict[str, bytes | str]:
-    """Everything below a folder but folders: files by content, links by target, the rest by kind."""
+    """Everything below a folder but folders: files by content, links by target, the rest by kind.
+
+    What transfers keep for themselves is left out.
+    """
     found: dict[str, bytes | str] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
+        if any(map(is_part, path.relative_to(root).parts)):
+            continue
         if path.is_symlink():
             found[name] = f"-> {path.readlink()}"
         elif path.is_file():

@@ -25,12 +25,13 @@ from prefect_datastores.errors import (
     TransferError,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, is_part, local_error
+from prefect_datastores.files import Folder, local_error
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.stores.memory import MemoryStore
+from prefect_datastores.workspaces import is_part
 
 FILE = RelativePath("file")
 BELOW = RelativePath("a/b/file")
@@ -72,10 +73,15 @@ def write(folder: Folder, path: RelativePath, content: bytes, *, replace: bool =
 
 
 def tree(root: Path) -> dict[str, bytes | str]:
-    """Everything below a folder: files by content, links by target, the rest by kind."""
+    """Everything below a folder: files by content, links by target, the rest by kind.
+
+    A workspace counts by what is in it beside its owner: what is nothing is as good as none.
+    """
     found: dict[str, bytes | str] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
+        if (is_part(path.name) and path.is_dir()) or path.name == "owner":
+            continue
         if path.is_symlink():
             found[name] = f"-> {path.readlink()}"
         else:
@@ -84,7 +90,18 @@ def tree(root: Path) -> dict[str, bytes | str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if not is_part(path.name))
+
+
+def parts(root: Path) -> list[Path]:
+    """The part files below a folder."""
+    return [
+        path
+        for path in root.rglob("*")
+        if path.is_file()
+        and any(map(is_part, path.relative_to(root).parts))
+        and path.name not in {"owner", "journal"}
+    ]
 
 
 def open_descriptors() -> int:
@@ -156,19 +173,59 @@ def test_many_threads_leave_one_whole_file(folder: Folder, root: Path, replace: 
     ]
 
 
-def test_a_part_file_is_private_and_beside_its_file(folder: Folder, root: Path) -> None:
+def test_a_part_file_is_private_and_in_a_private_folder(folder: Folder, root: Path) -> None:
     part = folder.part_file(BELOW, 3)
-    (name,) = names(root / "a/b")
-    assert is_part(name)
-    assert stat.S_IMODE((root / "a/b" / name).stat().st_mode) == 0o600
+    (path,) = parts(root)
+    assert is_part(path.parent.name)
+    assert path.parent.parent == root
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     part.discard()
+    assert parts(root) == []
 
 
 def test_no_two_part_files_share_a_name(folder: Folder, root: Path) -> None:
-    parts = [folder.part_file(FILE, 0) for _ in range(20)]
-    assert len(names(root)) == 20
-    for part in parts:
+    opened = [folder.part_file(FILE, 0) for _ in range(20)]
+    assert len(parts(root)) == 20
+    for part in opened:
         part.discard()
+
+
+def test_a_transfers_own_folder_is_gone_with_it(root: Path) -> None:
+    with Folder(root) as folder:
+        write(folder, FILE, b"content")
+        part = folder.part_file(BELOW, 3)
+        assert [path.name for path in root.iterdir() if is_part(path.name)]
+        part.discard()
+    assert sorted(path.name for path in root.rglob("*")) == ["a", "b", "file"]
+
+
+def test_a_folder_on_another_disk_gets_its_files_too(
+    folder: Folder, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def between_disks(call: Callable[..., None]) -> Callable[..., None]:
+        def refusing(*names: str, src_dir_fd: int, dst_dir_fd: int) -> None:
+            if os.fstat(src_dir_fd).st_ino != os.fstat(dst_dir_fd).st_ino:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            call(*names, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+        return refusing
+
+    monkeypatch.setattr(os, "rename", between_disks(os.rename))
+    monkeypatch.setattr(os, "link", between_disks(os.link))
+    write(folder, BELOW, b"new", replace=False)
+    with pytest.raises(ObjectExists):
+        write(folder, BELOW, b"other", replace=False)
+    write(folder, BELOW, b"newer")
+    assert tree(root / "a/b") == {"file": b"newer"}
+    assert stat.S_IMODE((root / "a/b/file").stat().st_mode) == 0o666 & ~_umask()
+    assert parts(root) == []
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 @pytest.mark.parametrize("name", [".pds-.part.txt", "pds-1.part", ".pds-1", "x.part", ".pds"])
@@ -361,7 +418,7 @@ def test_the_rules_of_a_disk_are_found_by_trying_and_leave_nothing(
     for name in ("Case", "case", "caf\u00e9", "cafe\u0301"):
         (root / name).write_bytes(b"")
     assert len(names(root)) == len({rules.key(name) for name in names(root)})
-    assert not any(map(is_part, names(root)))
+    assert not parts(root)
     assert rules.key("Case") == rules.key("case") or len(names(root)) >= 3
 
 
@@ -469,6 +526,7 @@ def test_no_descriptor_is_left_open_by_faults(folder: Folder, root: Path, outsid
     (root / "file").write_bytes(b"old")
     (root / "folder").mkdir()
     os.mkfifo(root / "fifo")
+    folder.workspace()
     before = open_descriptors()
     for attempt in (
         lambda: write(folder, RelativePath("link/file"), b"new"),
@@ -486,7 +544,7 @@ def test_no_descriptor_is_left_open_by_faults(folder: Folder, root: Path, outsid
         with pytest.raises(DatastoreError):
             attempt()
     assert open_descriptors() == before
-    assert not [name for name in names(root) if is_part(name)]
+    assert not parts(root)
 
 
 def test_a_closed_folder_holds_no_descriptor(root: Path) -> None:
@@ -516,7 +574,7 @@ def test_a_killed_write_is_never_taken_for_a_file(root: Path, tmp_path: Path) ->
     (root / "data" / "file").write_bytes(b"old")
     sandbox.run_until_killed(KILLED.format(then=""), root)
 
-    (left,) = [name for name in names(root / "data") if name != "file"]
+    (left,) = [path.name for path in root.iterdir() if path.name != "data"]
     assert is_part(left)
     assert (root / "data" / "file").read_bytes() == b"old"
     with closing(LocalStore(root)) as store:
@@ -527,12 +585,13 @@ def test_a_killed_write_is_never_taken_for_a_file(root: Path, tmp_path: Path) ->
         assert tree(copy) == {"data": "other", "data/file": b"old"}
     source = folder_source(root)
     assert [str(file.relative) for file in source.files] == ["data/file"]
-    assert [row.name for row in source.ignored] == [f"data/{left}"]
+    assert [row.name for row in source.ignored] == [left]
 
     remote = MemoryStore()
     remote.put("data/file", b"new data")
     download(remote, root, DownloadRequest())
     assert (root / "data" / "file").read_bytes() == b"new data"
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_a_kill_after_the_publishing_leaves_the_whole_file(root: Path) -> None:

@@ -53,7 +53,6 @@ from prefect_datastores.errors import (
     TransferError,
     UnsafeName,
 )
-from prefect_datastores.files import is_part
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging import engine
 from prefect_datastores.staging.cancellation import Cancellation
@@ -69,6 +68,7 @@ from prefect_datastores.staging.walk import files_source, folder_source
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.testing import content_of, get, md5_of, names_below, put
+from prefect_datastores.workspaces import is_part
 
 LARGE = content_of(3 * PART + 77)
 CONTENT = {
@@ -937,6 +937,7 @@ def test_a_cancelled_download_leaves_whole_files_only(
     assert list(left.values()).count(b"old") > 0
     fetch(store, destination)
     assert tree(destination) == new
+    assert no_part_file_below(destination)
 
 
 @pytest.mark.parametrize("after", [1, 2, 5])
@@ -961,6 +962,7 @@ def test_a_cancelled_upload_commits_whole_objects_only(
     assert stored.keys() < new.keys()
     assert all(new[name] == content for name, content in stored.items())
     if isinstance(store, SmallLocalStore):
+        store.close()
         assert no_part_file_below(store.root)
 
 

@@ -16,10 +16,11 @@ from prefect_datastores.errors import (
     NameCollision,
     ObjectExists,
     ObjectNotFound,
+    PartLost,
     StageFailed,
     TransferCancelled,
 )
-from prefect_datastores.files import Folder, PartFile
+from prefect_datastores.files import Folder
 from prefect_datastores.names import (
     NameRules,
     ObjectName,
@@ -42,9 +43,11 @@ from prefect_datastores.staging.plan import (
 )
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
+from prefect_datastores.staging.resume import Receiving, Resumption, key_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects, part_size
 
 _SHOWN = 5
+_LOST = 3  # times that another process may take the part file of one object away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,26 +152,28 @@ def download(
     Raises:
         StageFailed: an object failed; the others were tried, and the report has a row for each.
         LocalDiskFull: the disk cannot hold the plan; nothing was written.
-        TransferCancelled: `cancellation` was set; no part file is left.
+        TransferCancelled: `cancellation` was set; what came of large objects is kept for the next run.
         DatastoreError: as `plan` says.
     """
     began, progress = time.monotonic(), progress or Silent()
+    source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
     with Folder(destination, create=True) as folder:
         made = _plan(store, folder, request)
         _check_room(made, folder)
         for directory in made.directories:
             folder.make_directory(directory)
         progress.begin(f"Downloading from {store.url}", len(made.fetches), made.size)
-        rows = run(
-            made.fetches,
-            _Fetching(store, folder, request.overwrite).fetch,
-            _failed,
-            limits=limits or Limits(),
-            cancellation=cancellation or Cancellation(),
-            progress=progress,
-        )
+        fetching = _Fetching(store, folder, request.overwrite, Resumption(folder, f"from {source}"))
+        with fetching:
+            rows = run(
+                made.fetches,
+                fetching.fetch,
+                _failed,
+                limits=limits or Limits(),
+                cancellation=cancellation or Cancellation(),
+                progress=progress,
+            )
         folder.flush()
-    source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
     report = TransferReport(False, source, str(destination), tuple(rows), time.monotonic() - began)
     raise_failures(report)
     return report
@@ -218,11 +223,24 @@ def failed_row(name: str, path: str, size: int, error: DatastoreError) -> Object
     return ObjectRow(name, path, size, action, detail=str(error))
 
 
+class _Damaged(IntegrityError):
+    """What arrived has another digest than the one stored with it."""
+
+
 class _Fetching:
     """Fetches one object at a time; used by many threads."""
 
-    def __init__(self, store: ObjectStore, folder: Folder, overwrite: Overwrite) -> None:
+    def __init__(
+        self, store: ObjectStore, folder: Folder, overwrite: Overwrite, resumption: Resumption
+    ) -> None:
         self._store, self._folder, self._overwrite = store, folder, overwrite
+        self._resumption, self._failed = resumption, False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._resumption.close(finished=kind is None and not self._failed)
 
     def fetch(self, item: Fetch, lanes: Lanes) -> ObjectRow:
         row = ObjectRow(
@@ -252,30 +270,53 @@ class _Fetching:
             os.close(fd)
 
     def _move(self, item: Fetch, lanes: Lanes) -> None:
-        part = self._folder.part_file(item.path, item.info.size)
+        """Fetch an object; again where it was damaged on its way, or its part file taken away."""
+        damaged = lost = 0
+        while True:
+            fault = self._move_once(item, lanes)
+            damaged += isinstance(fault, _Damaged)
+            lost += isinstance(fault, PartLost)
+            if fault is None:
+                return
+            if damaged > 1 or lost > _LOST:
+                raise fault
+            lanes.progress.moved(-item.info.size)
+
+    def _move_once(self, item: Fetch, lanes: Lanes) -> DatastoreError | None:
+        """Fetch an object; return what a second try may mend."""
+        size, step = item.info.size, part_size(self._store.capabilities, item.info.size)
+        # An object of one part is fetched as quickly as looked for, and what has no version is never the same.
+        worth = size > step and item.info.etag
+        key = key_of(item.name, item.info.etag, size, step) if worth else None
+        receiving = self._resumption.receive(item.path, size, key)
         try:
-            digest = self._fill(part, item, lanes)
+            digest = self._fill(receiving, item, step, lanes)
             if item.info.digest not in {None, digest}:
-                raise IntegrityError(
+                raise _Damaged(
                     f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not published. "
                     "It was damaged on its way, or stored damaged."
                 )
             lanes.cancellation.check()
-        except BaseException:
-            part.discard()
+            receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
+        except BaseException as error:
+            receiving.give_up(error)
+            if isinstance(error, (_Damaged, PartLost)):
+                return error
+            self._failed = True
             raise
-        part.publish(replace=self._overwrite in {"replace", "if_changed"})
+        return None
 
-    def _fill(self, part: PartFile, item: Fetch, lanes: Lanes) -> bytes:
+    def _fill(self, receiving: Receiving, item: Fetch, step: int, lanes: Lanes) -> bytes:
         """Bring all parts to their places, and return the MD5 of what came."""
-        digest = RunningDigest(part.read_at, lanes.cancellation)
+        digest = RunningDigest(receiving.read_at, lanes.cancellation)
 
         def one(offset: int, memory: memoryview) -> None:
             lanes.cancellation.check()
-            self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
-            part.write_at(offset, memory)
+            if not receiving.has(offset, memory):
+                self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+                receiving.came(offset, memory)
             if item.info.digest is not None:
                 digest.came(offset, memory)
 
-        lanes.each_part(item.info.size, part_size(self._store.capabilities, item.info.size), one)
+        lanes.each_part(item.info.size, step, one)
         return digest.result()

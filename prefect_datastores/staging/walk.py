@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_datastores.errors import ConfigurationError, UnsafeName
-from prefect_datastores.files import is_part, local_error
+from prefect_datastores.files import local_error
 from prefect_datastores.names import NameCheck, NameRules, RelativePath, matcher
 from prefect_datastores.staging.plan import SourceFile
 from prefect_datastores.staging.report import ObjectRow
+from prefect_datastores.workspaces import is_part
 
 
 @dataclass
@@ -47,7 +48,7 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
         if not match.match(relative):
             continue
         if is_part(entry.name):
-            source.ignore(relative, "a part file that an interrupted transfer left")
+            source.ignore(relative, "what an interrupted transfer left")
             continue
         try:
             _take(source, relative, entry)
@@ -64,7 +65,7 @@ def _walk(folder: Path, shown: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     except OSError as error:
         raise local_error(error, folder) from error
     for entry in found:
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_dir(follow_symlinks=False) and not is_part(entry.name):
             yield from _walk(folder / entry.name, f"{shown}{entry.name}/")
         else:
             yield f"{shown}{entry.name}", entry

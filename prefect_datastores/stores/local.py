@@ -21,9 +21,10 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, PartFile, is_part, local_error
+from prefect_datastores.files import Folder, PartFile, local_error
 from prefect_datastores.names import NameRules, ObjectName, RelativePath
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+from prefect_datastores.workspaces import is_part
 
 
 def _etag(info: os.stat_result) -> str:

@@ -1,0 +1,174 @@
+"""What earlier transfers left unfinished in a folder, taken over; and what this one leaves, if it must."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import zlib
+from contextlib import ExitStack
+
+from prefect_datastores.errors import (
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    PartLost,
+    PlaceTaken,
+    SourceChanged,
+    UnsafeName,
+)
+from prefect_datastores.files import Folder, PartFile
+from prefect_datastores.names import RelativePath
+from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
+from prefect_datastores.workspaces import Abandoned
+
+_KEPT_SECONDS = 7 * 24 * 3600.0  # as long as the service keeps the blocks of an upload
+_LEAVES_NOTHING = (
+    *(SourceChanged, IntegrityError, ObjectNotFound, ObjectExists),
+    *(PartLost, PlaceTaken, UnsafeName),
+)
+"""Faults after which what came of an object is of no use to anybody."""
+
+_log = logging.getLogger("prefect_datastores.staging")
+
+
+def key_of(name: str, version: str, size: int, step: int) -> str:
+    """Return what two transfers of one version in parts of one length have in common."""
+    return json.dumps([name, version, size, step])
+
+
+class Resumption:
+    """The unfinished objects of earlier transfers with one origin; used by many threads at once.
+
+    It trusts no lock: a part file is taken by a rename, which only one can do.
+    """
+
+    def __init__(self, folder: Folder, origin: str) -> None:
+        """Look for what is left in the folder."""
+        self._folder, self._origin = folder, origin
+        self._journal: Journal | None = None
+        self._lock = threading.Lock()
+        self._left: list[tuple[Abandoned, dict[str, Unfinished]]] = []
+        with ExitStack() as opened:
+            for other in opened.enter_context(folder.abandoned()):
+                self._look_at(other)
+            self._opened = opened.pop_all()
+
+    def _look_at(self, other: Abandoned) -> None:
+        content = other.journal()
+        if content is None:
+            return
+        found = unfinished(content, self._origin)
+        if found is not None:
+            self._left.append((other, found))
+        elif origin_of(content) in {None, self._origin}:
+            _log.warning(
+                "What an interrupted transfer left cannot be used; all of it is moved anew."
+            )
+            other.remove()
+        elif time.time() - other.touched > _KEPT_SECONDS:
+            other.remove()
+
+    def begin(self, key: str, place: str, parts: dict[int, str]) -> None:
+        """Write down that an object is begun, and what is there of it."""
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal(self._folder.workspace().open_journal(), self._origin)
+        self._journal.begin(Unfinished(key, place, parts))
+
+    def done(self, key: str, offset: int, digest: str) -> None:
+        """Write down that a part of it is in its place."""
+        if self._journal is not None:
+            self._journal.done(key, offset, digest)
+
+    def end(self, key: str) -> None:
+        """Write down that nothing is left to be done for it."""
+        if self._journal is not None:
+            self._journal.end(key)
+
+    def known(self, key: str) -> tuple[Abandoned, Unfinished] | None:
+        """Return what is left of an object, once."""
+        with self._lock:
+            for other, found in self._left:
+                if (item := found.pop(key, None)) is not None:
+                    return other, item
+        return None
+
+    def receive(self, path: RelativePath, size: int, key: str | None) -> Receiving:
+        """Open the part file of an object; one without a key is not worth to be gone on with."""
+        if key is None:
+            return Receiving(self._folder.part_file(path, size))
+        left = self.known(key)
+        taken, parts = None, {}
+        if left is not None:
+            workspace = self._folder.workspace()
+            name = workspace.new_part()
+            fd = left[0].take(left[1].place, workspace, name)
+            if fd is not None:
+                taken, parts = (name, fd), dict(left[1].parts)
+        part = self._folder.part_file(path, size, taken)
+        self.begin(key, part.name, parts)
+        return Receiving(part, (self, key), parts)
+
+    def close(self, *, finished: bool) -> None:
+        """Let go of what is left; once all is finished, nothing of it is wanted any more."""
+        if finished:
+            for other, _ in self._left:
+                other.remove()
+        self._opened.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+class Receiving:
+    """One object that comes in parts, some of which may be there already."""
+
+    def __init__(
+        self,
+        part: PartFile,
+        journal: tuple[Resumption, str] | None = None,
+        there: dict[int, str] | None = None,
+    ) -> None:
+        """Go on with a part file; `there` has the checksums of its parts, believed of none."""
+        self._part, self._journal, self._there = part, journal, there or {}
+        self.read_at = part.read_at
+
+    def has(self, offset: int, memory: memoryview) -> bool:
+        """Fill the memory with a part that is there; tell whether it is, as it was written."""
+        expected = self._there.get(offset)
+        return (
+            expected is not None
+            and self._part.read_into(offset, memory)
+            and _checksum(memory) == expected
+        )
+
+    def came(self, offset: int, memory: memoryview) -> None:
+        """Bring a part to its place."""
+        self._part.write_at(offset, memory)
+        if self._journal is not None:
+            resumption, key = self._journal
+            self._there[offset] = _checksum(memory)
+            resumption.done(key, offset, self._there[offset])
+
+    def publish(self, *, replace: bool) -> None:
+        """Give the file its name, as `PartFile.publish` does."""
+        self._part.publish(replace=replace)
+        self._end()
+
+    def give_up(self, error: BaseException) -> None:
+        """Leave what the next transfer can go on with, and nothing else."""
+        if self._there and not isinstance(error, _LEAVES_NOTHING):
+            self._part.leave()
+        else:
+            self._part.discard()
+            self._end()
+
+    def _end(self) -> None:
+        if self._journal is not None:
+            self._journal[0].end(self._journal[1])
+
+
+def _checksum(memory: memoryview) -> str:
+    """Return what tells a part that was torn, or flushed by half, from the whole one."""
+    return f"{zlib.crc32(memory):08x}"
