@@ -24,3 +24,8 @@ def scratch_root() -> Path:
     """Return the folder below which runs keep what they stage; it need not exist."""
     chosen = DatastoresSettings().scratch_root
     return chosen or get_current_settings().home / "datastores" / "scratch"
+
+
+def journals_root() -> Path:
+    """Return the folder in which uploads write down what they did; it need not exist."""
+    return get_current_settings().home / "datastores" / "journals"

@@ -16,6 +16,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
+from prefect_datastores.settings import journals_root
 from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.progress import Progress
@@ -109,7 +110,13 @@ def deliver(
     cancellation = cancellation or Cancellation()
     with resolve(reference).open_store(cancellation) as store:
         return upload_files(
-            store, found, target, reference.overwrite, cancellation=cancellation, progress=progress
+            store,
+            found,
+            target,
+            reference.overwrite,
+            cancellation=cancellation,
+            progress=progress,
+            journals=journals_root(),
         )
 
 

@@ -128,6 +128,7 @@ def abandoned(root: int) -> Iterator[list[Abandoned]]:
             try:
                 fd = os.open(name, _FOLDER, dir_fd=root)
             except OSError:  # a file, a link, another user's, or gone by now
+                _remove_probe(root, name)
                 continue
             opened.callback(os.close, fd)
             info = os.fstat(fd)
@@ -144,6 +145,14 @@ def _names(root: int) -> list[str]:
             return [entry.name for entry in entries if is_part(entry.name)]
     finally:
         os.close(fd)
+
+
+def _remove_probe(root: int, name: str) -> None:
+    """Remove a file by which a killed transfer tried what the disk makes of names."""
+    with contextlib.suppress(OSError):
+        info = os.stat(name, dir_fd=root, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and time.time() - info.st_mtime > _JUST_MADE_SECONDS:
+            os.unlink(name, dir_fd=root)
 
 
 def _remove(root: int, name: str, fd: int) -> None:

@@ -1,5 +1,6 @@
 """Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ class AroundWriting:
     """A writing that is another one."""
 
     def __init__(self, inner: Writing) -> None:
-        self.inner = inner
+        self.inner, self.token = inner, inner.token
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        return self.inner.kept_parts()
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        self.inner.keep_part(index, length, token)
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         self.inner.write_part(index, offset, data)

@@ -24,6 +24,7 @@ from prefect_datastores.names import (
     normal_path,
 )
 from prefect_datastores.references import DataReference, When, checked_reference
+from prefect_datastores.settings import journals_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.plan import overwrite_rule
@@ -188,7 +189,13 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         stop = Cancellation()
         with self.open_store(stop) as store:
             return upload(
-                store, source, target or "", rule, cancellation=stop, progress=display_for(show)
+                store,
+                source,
+                target or "",
+                rule,
+                cancellation=stop,
+                progress=display_for(show),
+                journals=journals_root(),
             )
 
     def download(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from prefect_datastores.errors import (
+    AccessError,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -21,6 +24,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.files import Folder, PartFile
 from prefect_datastores.names import RelativePath
 from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
+from prefect_datastores.stores.base import Writing
 from prefect_datastores.workspaces import Abandoned
 
 _KEPT_SECONDS = 7 * 24 * 3600.0  # as long as the service keeps the blocks of an upload
@@ -90,10 +94,12 @@ class Resumption:
     def known(self, key: str) -> tuple[Abandoned, Unfinished] | None:
         """Return what is left of an object, once."""
         with self._lock:
-            for other, found in self._left:
-                if (item := found.pop(key, None)) is not None:
-                    return other, item
-        return None
+            left = [
+                (other, item)
+                for other, found in self._left
+                if (item := found.pop(key, None)) is not None
+            ]
+        return max(left, key=lambda pair: len(pair[1].parts), default=None)
 
     def receive(self, path: RelativePath, size: int, key: str | None) -> Receiving:
         """Open the part file of an object; one without a key is not worth to be gone on with."""
@@ -110,6 +116,10 @@ class Resumption:
         part = self._folder.part_file(path, size, taken)
         self.begin(key, part.name, parts)
         return Receiving(part, (self, key), parts)
+
+    def leave(self) -> None:
+        """Keep what is written down for the next transfer."""
+        self._folder.workspace().keep()
 
     def close(self, *, finished: bool) -> None:
         """Let go of what is left; once all is finished, nothing of it is wanted any more."""
@@ -167,6 +177,56 @@ class Receiving:
     def _end(self) -> None:
         if self._journal is not None:
             self._journal[0].end(self._journal[1])
+
+
+class Sending:
+    """One object that is sent in parts, some of which the service may hold already.
+
+    A part is known by the digest of all that comes before its end, so that it is used only where
+    this file and the one that it was read from are the same up to there.
+    """
+
+    def __init__(
+        self, writing: Writing, resumption: Resumption | None = None, key: str = ""
+    ) -> None:
+        """Find out which parts of earlier writings are still there; without a journal, none is."""
+        self.writing, self._resumption, self._key = writing, resumption, key
+        self._there: dict[int, str] = {}
+        self._kept: Mapping[tuple[str, int], int] = {}
+        if resumption is None:
+            return
+        if (left := resumption.known(key)) is not None:
+            self._there = dict(left[1].parts)
+            # One that may only write cannot ask; then all is sent anew.
+            with contextlib.suppress(AccessError):
+                self._kept = writing.kept_parts()
+        resumption.begin(key, "", self._there)
+
+    def has(self, index: int, offset: int, length: int, digest: str) -> bool:
+        """Tell whether the service holds the part, which ends the content that has this digest."""
+        token, _, known = self._there.get(offset, "").partition(" ")
+        if known != digest or self._kept.get((token, index)) != length:
+            return False
+        self.writing.keep_part(index, length, token)
+        return True
+
+    def sent(self, offset: int, digest: str) -> None:
+        """Write down that the service holds the part."""
+        if self._resumption is not None:
+            self._there[offset] = f"{self.writing.token} {digest}"
+            self._resumption.done(self._key, offset, self._there[offset])
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Leave what the next transfer can go on with, and nothing else."""
+        if self._resumption is None:
+            return
+        if error is None or not self._there or isinstance(error, _LEAVES_NOTHING):
+            self._resumption.end(self._key)
+        else:
+            self._resumption.leave()
 
 
 def _checksum(memory: memoryview) -> str:

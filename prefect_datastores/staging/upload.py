@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -27,9 +30,11 @@ from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.plan import Overwrite, Send, UploadPlan, plan_upload
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import ObjectRow, TransferReport
+from prefect_datastores.staging.resume import Resumption, Sending, key_of
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
 
+_log = logging.getLogger("prefect_datastores.staging")
 _OVERTAKEN = 3  # times that another writer of the same object may come first
 _FEW = 16  # files that are asked for one by one instead of listing the whole target
 
@@ -71,8 +76,12 @@ def upload(
     limits: Limits | None = None,
     cancellation: Cancellation | None = None,
     progress: Progress | None = None,
+    journals: Path | None = None,
 ) -> TransferReport:
     """Store the files of `source` below `target`; return only when each is committed.
+
+    With `journals`, a folder of this user on this machine, an upload that was interrupted is gone
+    on with where the service kept parts of it.
 
     Raises:
         StageFailed: a file failed; the others were tried, and the report has a row for each.
@@ -81,23 +90,35 @@ def upload(
     """
     began, progress, target = time.monotonic(), progress or Silent(), normal_path(target)
     made = plan(store, source, target, overwrite)
-    with Folder(source.root) as folder:
-        progress.begin(f"Uploading to {store.url}", len(made.sends), made.size)
-        rows = run(
-            made.sends,
-            _Sending(store, folder, overwrite).send,
-            _failed,
-            limits=limits or Limits(),
-            cancellation=cancellation or Cancellation(),
-            progress=progress,
-        )
     destination = f"{store.url}/{target}".rstrip("/")
+    with ExitStack() as opened:
+        folder = opened.enter_context(Folder(source.root))
+        resumption = _resumption(opened, journals, destination) if journals else None
+        progress.begin(f"Uploading to {store.url}", len(made.sends), made.size)
+        with _Sending(store, folder, overwrite, resumption) as sending:
+            rows = run(
+                made.sends,
+                sending.send,
+                _failed,
+                limits=limits or Limits(),
+                cancellation=cancellation or Cancellation(),
+                progress=progress,
+            )
     everything = (*rows, *source.ignored)
     report = TransferReport(
         True, str(source.root), destination, everything, time.monotonic() - began
     )
     raise_failures(report)
     return report
+
+
+def _resumption(opened: ExitStack, journals: Path, destination: str) -> Resumption | None:
+    try:
+        folder = opened.enter_context(Folder(journals, create=True))
+        return Resumption(folder, f"to {destination}")
+    except DatastoreError as error:
+        _log.warning("An interrupted upload could not be gone on with: %s", error)
+        return None
 
 
 def _failed(item: Send, error: DatastoreError) -> ObjectRow:
@@ -107,8 +128,22 @@ def _failed(item: Send, error: DatastoreError) -> ObjectRow:
 class _Sending:
     """Sends one file at a time; used by many threads."""
 
-    def __init__(self, store: ObjectStore, folder: Folder, overwrite: Overwrite) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        folder: Folder,
+        overwrite: Overwrite,
+        resumption: Resumption | None,
+    ) -> None:
         self._store, self._folder, self._overwrite = store, folder, overwrite
+        self._resumption, self._failed = resumption, False
+
+    def __enter__(self) -> _Sending:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._resumption is not None:
+            self._resumption.close(finished=kind is None and not self._failed)
 
     def send(self, item: Send, lanes: Lanes) -> ObjectRow:
         row = ObjectRow(
@@ -149,14 +184,17 @@ class _Sending:
         writing = self._begin(item, size)
         try:
             if size > step:
-                digest = self._send_parts(writing, item, fd, size, step, lanes)
-                return self._commit(writing, item, fd, before, digest, lanes)
+                sending = self._sending(writing, item, size, step)
+                with sending:
+                    digest = self._send_parts(sending, item, fd, size, step, lanes)
+                    return self._commit(writing, item, fd, before, digest, lanes)
             # The only part may be sent with the commit, so its bytes are held until then.
             with lanes.memory.holding(size) as memory:
                 digest = self._send_only_part(writing, item, fd, memory)
                 info = self._commit(writing, item, fd, before, digest, lanes)
             lanes.progress.moved(size)
         except BaseException:
+            self._failed = True
             writing.abort()
             raise
         return info
@@ -175,6 +213,12 @@ class _Sending:
             return self._store.begin_write(item.name, size, replaces=item.replaces.etag)
         return self._store.begin_write(item.name, size, if_absent=self._overwrite != "replace")
 
+    def _sending(self, writing: Writing, item: Send, size: int, step: int) -> Sending:
+        """Return what writes down the parts of an object, where the service keeps them."""
+        if self._resumption is None or not writing.token:
+            return Sending(writing)
+        return Sending(writing, self._resumption, key_of(item.name, "", size, step))
+
     @staticmethod
     def _send_only_part(writing: Writing, item: Send, fd: int, memory: memoryview) -> bytes:
         _read(item, fd, 0, memory)
@@ -184,7 +228,7 @@ class _Sending:
 
     @staticmethod
     def _send_parts(
-        writing: Writing, item: Send, fd: int, size: int, step: int, lanes: Lanes
+        sending: Sending, item: Send, fd: int, size: int, step: int, lanes: Lanes
     ) -> bytes:
         """Read the file once, in order, for the digest; send its parts as they come, many at once."""
         digest, broken = hashlib.md5(usedforsecurity=False), threading.Event()
@@ -200,10 +244,16 @@ class _Sending:
                 try:
                     _read(item, fd, offset, memory)
                     digest.update(memory)
+                    until = digest.hexdigest()
+                    there = sending.has(index, offset, len(memory), until)
                 except BaseException:
                     lanes.memory.give(memory)
                     raise
-                work = _part(writing, index, offset, memory, lanes)
+                if there:
+                    lanes.progress.moved(len(memory))
+                    lanes.memory.give(memory)
+                    continue
+                work = _part(sending, index, offset, memory, until, lanes)
                 sent.append(lanes.send_part(memory, work))
                 sent[-1].add_done_callback(look)
                 if broken.is_set():  # the rest would be sent for nothing
@@ -216,11 +266,12 @@ class _Sending:
 
 
 def _part(
-    writing: Writing, index: int, offset: int, data: memoryview, lanes: Lanes
+    sending: Sending, index: int, offset: int, data: memoryview, until: str, lanes: Lanes
 ) -> Callable[[], None]:
     def work() -> None:
         lanes.cancellation.check()
-        writing.write_part(index, offset, data)
+        sending.writing.write_part(index, offset, data)
+        sending.sent(offset, until)
         lanes.progress.moved(len(data))
 
     return work

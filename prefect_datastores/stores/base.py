@@ -7,7 +7,7 @@ never code inside a store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,19 @@ class Capabilities:
 
 class Writing(Protocol):
     """One object being written. Nobody sees anything of it before `commit`."""
+
+    @property
+    def token(self) -> str:
+        """What tells the parts of this writing from those of others; "" where none outlive it."""
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        """Return the lengths of the parts that the service holds of earlier writings of the object.
+
+        The key is the token of the writing and the index of the part.
+        """
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        """Take a kept part for part `index`; the caller knows that its content is the same."""
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         """Store part `index`, whose first byte is at `offset`; in any order, from any thread."""

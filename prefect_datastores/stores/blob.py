@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from prefect_datastores.errors import IntegrityError, ObjectExists, SourceChanged
+from prefect_datastores.errors import (
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    SourceChanged,
+)
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/")
+_BLOCK = re.compile(rb"<Block>\s*<Name>([^<]*)</Name>\s*<Size>(\d+)</Size>")
 _CONTAINER = (("restype", "container"),)
 
 
@@ -175,12 +181,30 @@ class _BlobWriting:
         self._conditions = conditions
         # A salt, so that blocks of another writer or attempt are never taken for ours
         # (fsspec/adlfs#462); all ids have one length, as the service demands.
-        self._salt = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
         self._blocks: dict[int, int] = {}
+        self._kept: dict[int, str] = {}
         self._only_part = memoryview(b"")
 
     def _block_id(self, index: int) -> str:
-        return base64.b64encode(f"{self._salt}-{index:06d}".encode()).decode()
+        token = self._kept.get(index, self.token)
+        return base64.b64encode(f"{token}-{index:06d}".encode()).decode()
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        query = (("comp", "blocklist"), ("blocklisttype", "uncommitted"))
+        try:
+            body = self._service.request("GET", self._name, query).body
+        except ObjectNotFound:
+            return {}
+        found = {}
+        for encoded, size in _BLOCK.findall(body):
+            with contextlib.suppress(ValueError):  # another client's, whose ids have another form
+                token, _, index = base64.b64decode(encoded).decode().rpartition("-")
+                found[token, int(index)] = int(size)
+        return found
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        self._kept[index], self._blocks[index] = token, length
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         self._blocks[index] = 0

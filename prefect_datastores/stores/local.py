@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prefect_datastores.errors import (
@@ -207,6 +207,14 @@ class LocalStore:
 
 
 class _LocalWriting:
+    token = ""  # a part file is gone with its writer
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        return {}
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        raise NotImplementedError
+
     def __init__(
         self,
         store: LocalStore,

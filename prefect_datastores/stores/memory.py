@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect_datastores.errors import (
@@ -137,6 +138,14 @@ class MemoryStore:
 
 
 class _MemoryWriting:
+    token = ""  # parts are gone with their writer
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        return {}
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        raise NotImplementedError
+
     def __init__(
         self, store: MemoryStore, name: ObjectName, size: int, replaces: str | None, if_absent: bool
     ) -> None:

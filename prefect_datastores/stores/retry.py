@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefect_datastores.errors import (
     AccessError,
@@ -177,10 +177,23 @@ class _RetryingWriting:
         name: ObjectName,
         size: int,
         inner: Writing,
-        call: Callable[[str, Callable[[], None]], None],
+        call: Callable[[str, Callable[[], Any]], Any],
     ) -> None:
         self._store, self._name, self._size = store, name, size
         self._inner, self._call = inner, call
+
+    @property
+    def token(self) -> str:
+        return self._inner.token
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        kept: Mapping[tuple[str, int], int] = self._call(
+            "look for kept parts", self._inner.kept_parts
+        )
+        return kept
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        self._inner.keep_part(index, length, token)
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         self._call("write a part", lambda: self._inner.write_part(index, offset, data))

@@ -1,0 +1,550 @@
+"""What a kill leaves: nothing that is taken for data, and all that the next run can go on with."""
+
+import json
+import os
+import threading
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import ContainerClient
+from servers import sandbox
+from servers.azurite import Azurite
+from small_stores import PART, Around, AroundWriting, SmallBlobStore, make_tree, tree
+
+from prefect_datastores.errors import ServiceBusy, StageFailed, TransferError
+from prefect_datastores.files import Folder
+from prefect_datastores.names import ObjectName, RelativePath
+from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
+from prefect_datastores.stores.base import ObjectStore, Writing
+from prefect_datastores.stores.memory import MemoryStore
+from prefect_datastores.workspaces import Workspace, abandoned, is_part
+
+PARTS = 6
+LARGE = os.urandom(PARTS * PART - 1)
+ORIGIN = "from memory://memory"
+
+
+# The file itself.
+
+
+def written(tmp_path: Path) -> bytes:
+    path = tmp_path / "journal"
+    path.unlink(missing_ok=True)
+    with closing(Journal(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), ORIGIN)) as journal:
+        journal.begin(Unfinished("a", "1.part"))
+        journal.done("a", 0, "00")
+        journal.begin(Unfinished("b", "2.part", {0: "aa"}))
+        journal.done("a", PART, "01")
+        journal.end("b")
+        journal.done("a", 2 * PART, "02")
+    return path.read_bytes()
+
+
+A = Unfinished("a", "1.part", {0: "00", PART: "01", 2 * PART: "02"})
+
+
+def test_what_was_begun_and_not_ended_is_found(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    assert unfinished(content, ORIGIN) == {"a": A}
+    assert origin_of(content) == ORIGIN
+
+
+def test_a_torn_end_costs_the_last_line_only(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    until = content.rindex(b"\n", 0, -1) + 1
+    for length in range(until, len(content)):
+        found = unfinished(content[:length], ORIGIN)
+        assert found == {"a": Unfinished("a", "1.part", {0: "00", PART: "01"})}
+
+
+def test_a_flipped_bit_costs_the_last_line_or_everything(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    until = content.rindex(b"\n", 0, -1) + 1
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        found = unfinished(bytes(damaged), ORIGIN)
+        if place == until - 1:  # the last two lines become one
+            assert found is not None
+            assert found["a"].parts == {0: "00", PART: "01"}
+        elif place >= until:
+            assert found == {"a": Unfinished("a", "1.part", {0: "00", PART: "01"})}, place
+        else:
+            assert found is None, place
+
+
+@pytest.mark.parametrize("head", [{"format": 2, "origin": ORIGIN}, {"format": 1, "origin": "?"}])
+def test_another_format_or_origin_is_worth_nothing(tmp_path: Path, head: dict[str, object]) -> None:
+    text = json.dumps(head, separators=(",", ":")).encode()
+    _, _, rest = written(tmp_path).partition(b"\n")
+    assert unfinished(b"%08x %s\n%s" % (zlib.crc32(text), text, rest), ORIGIN) is None
+    assert unfinished(b"", ORIGIN) is None
+
+
+# A download that is interrupted, and the next one.
+
+
+class Breaking(Around):
+    """Counts the parts that are read and written, and breaks after some."""
+
+    def __init__(self, inner: ObjectStore, most: int | None = None) -> None:
+        super().__init__(inner)
+        self.most, self.begun, self.read, self.wrote = most, 0, 0, 0
+        self.lock = threading.Lock()
+
+    def count(self) -> None:
+        with self.lock:
+            if self.begun == self.most:
+                raise ServiceBusy("It broke.")
+            self.begun += 1
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        self.count()
+        self.inner.read_into(name, offset, buffer, pin=pin)
+        with self.lock:
+            self.read += 1
+
+    def begin_write(self, name: ObjectName, size: int, **conditions: object) -> Writing:
+        return BreakingWriting(self.inner.begin_write(name, size, **conditions), self)  # type: ignore[arg-type]
+
+
+class BreakingWriting(AroundWriting):
+    def __init__(self, inner: Writing, store: Breaking) -> None:
+        super().__init__(inner)
+        self.store = store
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        self.store.count()
+        self.inner.write_part(index, offset, data)
+        with self.store.lock:
+            self.store.wrote += 1
+
+
+def interrupted(store: ObjectStore, destination: Path, most: int) -> int:
+    """Download until it breaks; return how many parts came."""
+    breaking = Breaking(store, most)
+    with pytest.raises(StageFailed, match="It broke"):
+        download(breaking, destination, DownloadRequest())
+    assert not (destination / "large").exists()
+    return breaking.read
+
+
+def finished(store: ObjectStore, destination: Path) -> int:
+    """Download to the end; return how many parts had to be fetched."""
+    counting = Breaking(store)
+    report = download(counting, destination, DownloadRequest())
+    assert {row.action for row in report.rows} == {"moved"}
+    assert not [path for path in destination.iterdir() if is_part(path.name)]
+    return counting.read
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MemoryStore()
+    made.put("large", LARGE)
+    return made
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "destination"
+
+
+def test_only_what_is_missing_is_fetched(store: MemoryStore, destination: Path) -> None:
+    came = interrupted(store, destination, 4)
+    assert came + finished(store, destination) == PARTS
+    assert tree(destination) == {"large": LARGE}
+
+
+def test_it_may_break_again_and_again(store: MemoryStore, destination: Path) -> None:
+    came = [interrupted(store, destination, 1) for _ in range(PARTS - 1)]
+    assert came == [1] * (PARTS - 1)
+    assert finished(store, destination) == 1
+    assert tree(destination) == {"large": LARGE}
+
+
+def test_a_part_that_is_not_as_it_was_written_is_fetched_again(
+    store: MemoryStore, destination: Path
+) -> None:
+    interrupted(store, destination, PARTS - 1)
+    (part,) = destination.glob(".pds-*/*.part")
+    content = bytearray(part.read_bytes())
+    content[0] ^= 1
+    part.write_bytes(content)
+    assert finished(store, destination) == 2
+    assert tree(destination) == {"large": LARGE}
+
+
+def test_another_version_begins_anew(store: MemoryStore, destination: Path) -> None:
+    interrupted(store, destination, 4)
+    new = os.urandom(len(LARGE))
+    store.put("large", new)
+    assert finished(store, destination) == PARTS
+    assert tree(destination) == {"large": new}
+
+
+def test_a_damaged_journal_is_said_once_and_all_is_fetched(
+    store: MemoryStore, destination: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(store, destination, 4)
+    (journal,) = destination.glob(".pds-*/journal")
+    journal.write_bytes(b"?" + journal.read_bytes())
+    assert finished(store, destination) == PARTS
+    assert tree(destination) == {"large": LARGE}
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
+def test_what_another_transfer_left_stays_for_it(store: MemoryStore, destination: Path) -> None:
+    came = interrupted(store, destination, 4)
+    other = MemoryStore("other")
+    other.put("small", b"other")
+    download(other, destination, DownloadRequest())
+    assert came + finished(store, destination) == PARTS
+    assert tree(destination) == {"large": LARGE, "small": b"other"}
+
+
+def test_what_a_living_process_works_on_is_left_alone(
+    store: MemoryStore, destination: Path
+) -> None:
+    with Folder(destination, create=True) as folder:
+        part = folder.part_file(RelativePath("other"), 3)
+        part.write_at(0, b"abc")
+        download(store, destination, DownloadRequest())
+        part.publish(replace=False)
+    assert tree(destination) == {"large": LARGE, "other": b"abc"}
+
+
+def test_one_whose_part_file_is_taken_away_begins_again(
+    store: MemoryStore, destination: Path
+) -> None:
+    """As where a lock is granted to all, so that another took a living process for a dead one."""
+
+    class Robbed(Breaking):
+        def read_into(
+            self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+        ) -> None:
+            super().read_into(name, offset, buffer, pin=pin)
+            if self.read == PARTS:
+                (part,) = destination.glob(".pds-*/*.part")
+                part.unlink()
+
+    robbed = Robbed(store)
+    download(robbed, destination, DownloadRequest())
+    assert tree(destination) == {"large": LARGE}
+    assert robbed.read == 2 * PARTS
+
+    class Robber(Robbed):
+        def read_into(
+            self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+        ) -> None:
+            self.read = PARTS - 1  # every time
+            super().read_into(name, offset, buffer, pin=pin)
+
+    (destination / "large").unlink()
+    with pytest.raises((StageFailed, ValueError)):
+        download(Robber(store), destination, DownloadRequest())
+    assert tree(destination) == {}
+
+
+def test_the_folder_of_another_machine_is_known_by_its_lock(tmp_path: Path) -> None:
+    root = os.open(tmp_path, os.O_RDONLY)
+    workspace = Workspace(root)
+    owner = tmp_path / workspace.name / "owner"
+    with abandoned(root) as found:
+        assert found == []
+    owner.write_text(json.dumps({"machine": "another", "pid": 1, "started": "1"}))
+    with abandoned(root) as found:
+        assert found == []  # its lock is held, by this test
+    os.close(workspace._owner)
+    with abandoned(root) as found:
+        assert [item.name for item in found] == [workspace.name]
+    owner.write_text("")  # as between its making and its first line
+    with abandoned(root) as found:
+        assert found == []
+    os.utime(tmp_path / workspace.name, (1, 1))
+    with abandoned(root) as found:
+        assert [item.name for item in found] == [workspace.name]
+
+
+# SIGKILL, at every step and at any time.
+
+SWEEP = """
+import random, shutil, time
+from prefect_datastores.staging import journal
+from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.engine import Limits
+from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.local import LocalStore
+from prefect_datastores.workspaces import is_part
+
+PART = 4096
+class Small(LocalStore):
+    capabilities = Capabilities(kind="small files", part_size=PART)
+    read = 0
+    def read_into(self, name, offset, buffer, *, pin):
+        super().read_into(name, offset, buffer, pin=pin)
+        Small.read += len(buffer) == PART  # the small files and the last parts are shorter
+
+seed = random.Random(20261125)
+new = {f"large{n}": seed.randbytes(5 * PART + 1) for n in range(2)}
+new |= {f"sub/small{n}": seed.randbytes(100) for n in range(4)} | {"empty": b""}
+old = {"large0": b"old", "sub/small0": b"old", "kept": b"kept"}
+
+def make(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+def tree(root):
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths
+            if not any(map(is_part, path.relative_to(root).parts))}
+
+def move(destination):
+    store = Small(folder / "store")
+    download(store, destination, DownloadRequest(overwrite="replace"), limits=Limits(files=3, parts=2))
+    store.close()
+    return Small.read
+
+def die_at(step, after):
+    # Every call by which a transfer changes the disk is a step.
+    steps = 0
+    def counted(call):
+        def stepping(*args, **kwargs):
+            nonlocal steps
+            steps += 1
+            if steps == step and not after: die()
+            result = call(*args, **kwargs)
+            if steps >= step and after: die()
+            return result
+        return stepping
+    for name in ("write", "pwrite", "open", "mkdir", "rename", "link", "unlink", "rmdir", "fsync", "fchmod"):
+        setattr(os, name, counted(getattr(os, name)))
+
+def forked(work):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, b"%d" % work())
+        except BaseException:
+            import traceback; traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    return child, reading
+
+def ended(child, reading):
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as told:
+        return os.waitstatus_to_exitcode(status), told.read()
+
+make(folder / "store", new)
+def check(kill):
+    destination = folder / "destination"
+    shutil.rmtree(destination, ignore_errors=True)
+    make(destination, old)
+    code, _ = kill(destination)
+    found = tree(destination)
+    for name, content in found.items():
+        assert content in (old.get(name), new.get(name)), name
+    assert old.keys() <= found.keys()
+    there = 0
+    for path in destination.glob(".pds-*/journal"):
+        begun = journal.unfinished(path.read_bytes(), "from " + (folder / "store").as_uri()) or {}
+        for item in begun.values():
+            if (path.parent / item.place).exists():
+                there += len([offset for offset in item.parts if offset < 5 * PART])
+    for path in destination.glob(".pds-*"):
+        os.utime(path, (1, 1))  # one that has no owner yet is left alone for a minute
+    code_again, told = ended(*forked(lambda: move(destination)))
+    assert code_again == 0
+    assert tree(destination) == {**old, **new}
+    assert not [path for path in destination.rglob("*") if is_part(path.name)]
+    # All is replaced, so that what is published is fetched again; what is unfinished is not.
+    assert int(told) == 10 - there, (int(told), there)
+    return code, there
+"""
+
+EVERY_STEP = """
+killed = kept = step = 0
+over = False
+while not over:
+    step += 1
+    for after in (False, True):
+        def kill(destination):
+            def work():
+                die_at(step, after)
+                return move(destination)
+            return ended(*forked(work))
+        code, there = check(kill)
+        assert code in (0, -9)
+        over = code == 0
+        killed += code == -9
+        kept += there > 0
+tell(killed=killed, kept=kept)
+"""
+
+ANY_TIME = """
+killed = kept = 0
+began = time.monotonic()
+ended(*forked(lambda: move(folder / "destination")))
+usual = time.monotonic() - began
+for _ in range(200):
+    def kill(destination):
+        child, reading = forked(lambda: move(destination))
+        time.sleep(seed.random() * usual * 1.2)
+        os.kill(child, signal.SIGKILL)
+        return ended(child, reading)
+    code, there = check(kill)
+    killed += code == -9
+    kept += there > 0
+tell(killed=killed, kept=kept)
+"""
+
+
+def test_a_kill_at_every_step_of_a_download_loses_nothing(tmp_path: Path) -> None:
+    told = sandbox.run(SWEEP + EVERY_STEP, tmp_path)
+    assert told["killed"] > 100
+    assert told["kept"] > 20
+
+
+def test_a_kill_at_any_time_loses_nothing(tmp_path: Path) -> None:
+    told = sandbox.run(SWEEP + ANY_TIME, tmp_path)
+    assert told["killed"] > 100
+    assert told["kept"] > 10
+
+
+# Uploads.
+
+
+@pytest.fixture
+def blobs(azurite: Azurite, container: ContainerClient) -> SmallBlobStore:
+    return SmallBlobStore(
+        azurite.url,
+        container.container_name,
+        account_name=azurite.account,
+        account_key=azurite.key,
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "source", {"large": LARGE})
+
+
+def send(store: ObjectStore, source: Path, tmp_path: Path) -> None:
+    upload(store, folder_source(source), "models", "replace", journals=tmp_path / "journals")
+
+
+def test_an_upload_goes_on_with_the_blocks_that_the_service_kept(
+    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+) -> None:
+    breaking = Breaking(blobs, 4)
+    with pytest.raises(StageFailed, match="It broke"):
+        send(breaking, source, tmp_path)
+    assert list(container.list_blobs()) == []
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert breaking.wrote + counting.wrote == PARTS
+    assert container.download_blob("models/large").readall() == LARGE
+    assert list((tmp_path / "journals").iterdir()) == []
+
+
+def test_an_upload_takes_over_only_what_the_file_still_begins_with(
+    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+) -> None:
+    with pytest.raises(StageFailed, match="It broke"):
+        send(Breaking(blobs, 5), source, tmp_path)
+    changed = bytearray(LARGE)
+    changed[2 * PART] ^= 1
+    (source / "large").write_bytes(changed)
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert PARTS - 2 <= counting.wrote <= PARTS
+    assert container.download_blob("models/large").readall() == bytes(changed)
+
+
+def test_an_upload_sends_anew_what_the_service_did_not_keep(
+    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+) -> None:
+    with pytest.raises(StageFailed, match="It broke"):
+        send(Breaking(blobs, 4), source, tmp_path)
+    with container.get_blob_client("models/large") as other:
+        block = f"{'another':23}"  # all ids of a blob have one length
+        other.stage_block(block, b"another")
+        other.commit_block_list([block])  # a commit drops all other blocks
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert counting.wrote == PARTS
+    assert container.download_blob("models/large").readall() == LARGE
+
+
+KILLED_UPLOAD = """
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
+from prefect_datastores.stores import blob
+from prefect_datastores.stores.base import Capabilities
+url, container, account, key, most = sys.argv[3:]
+class Small(blob.BlobStore):
+    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536)
+write_part, sent = blob._BlobWriting.write_part, 0
+def writing(self, *part):
+    global sent
+    write_part(self, *part)
+    sent += 1
+    if sent == int(most): die()
+blob._BlobWriting.write_part = writing
+store = Small(url, container, account_name=account, account_key=key)
+upload(store, folder_source(folder / "source"), "models", "replace", journals=folder / "journals")
+"""
+
+
+@pytest.mark.parametrize("most", range(1, PARTS + 1))
+def test_a_killed_upload_is_seen_by_nobody_and_gone_on_with(
+    azurite: Azurite,
+    blobs: SmallBlobStore,
+    source: Path,
+    container: ContainerClient,
+    tmp_path: Path,
+    most: int,
+) -> None:
+    container.upload_blob("models/large", b"old")
+    process = sandbox.start(
+        KILLED_UPLOAD,
+        tmp_path,
+        *(azurite.url, container.container_name, azurite.account, azurite.key, str(most)),
+    )
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == -9, complaint
+    assert container.download_blob("models/large").readall() == b"old"
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    # The last one may have been sent and not yet written down.
+    assert PARTS - most <= counting.wrote <= PARTS - most + 4
+    assert counting.wrote < PARTS or most <= 4
+    assert container.download_blob("models/large").readall() == LARGE
+
+
+def test_a_journal_that_cannot_be_written_costs_no_upload(
+    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+) -> None:
+    (tmp_path / "journals").write_bytes(b"a file")
+    send(blobs, source, tmp_path)
+    assert container.download_blob("models/large").readall() == LARGE
+
+
+def test_a_lost_part_has_a_name(tmp_path: Path) -> None:
+    with Folder(tmp_path) as folder:
+        part = folder.part_file(RelativePath("file"), 1)
+        (path,) = tmp_path.glob(".pds-*/*.part")
+        path.unlink()
+        with pytest.raises(TransferError, match="was taken away"):
+            part.publish(replace=True)
