@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -37,6 +38,7 @@ _NO_HARD_LINKS = {
     *(errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV),
 }
 _WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -321,16 +323,18 @@ class PartFile:
         self._folder, self._path, self._directory = folder, path, directory
         self._workspace = workspace
         self._open = True
+        self._flushed = False
         try:
-            self.name, self._fd = taken or self._new()
+            self.name, self.fd = taken or self._new()
         except BaseException:
             os.close(directory)
             raise
-        try:
-            _reserve(self._fd, size)
-        except BaseException:
-            self.discard()
-            raise
+        if taken is None:
+            try:
+                _reserve(self.fd, size)
+            except BaseException:
+                self.discard()
+                raise
 
     def _new(self) -> tuple[str, int]:
         name = self._workspace.new_part()
@@ -344,20 +348,52 @@ class PartFile:
         """
         with _translated(self._folder.shown(self._path)):
             while data:
-                written = os.pwrite(self._fd, data, offset)
+                written = os.pwrite(self.fd, data, offset)
                 data, offset = data[written:], offset + written
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Read back what was written, to digest it."""
         with _translated(self._folder.shown(self._path)):
-            return os.pread(self._fd, size, offset)
+            return os.pread(self.fd, size, offset)
 
     def read_into(self, offset: int, memory: memoryview) -> bool:
         """Fill the memory with what was written at `offset`; tell whether there is as much."""
         with _translated(self._folder.shown(self._path)):
-            return os.preadv(self._fd, [memory], offset) == len(memory)
+            return os.preadv(self.fd, [memory], offset) == len(memory)
 
-    def publish(self, *, replace: bool, times: tuple[float, float] | None = None) -> None:
+    def clone(self, source: int) -> bool:
+        """Share the content of another file of the same disk, where the disk can; tell whether it does."""
+        try:
+            fcntl.ioctl(self.fd, _FICLONE, source)
+        except OSError:
+            return False
+        return True
+
+    def link_to(self, path: Path) -> bool:
+        """Give the file one more name, in place of any that is there; tell whether the disk can."""
+        try:
+            try:
+                os.link(self.name, path, src_dir_fd=self._workspace.fd)
+            except FileExistsError:
+                path.unlink(missing_ok=True)
+                os.link(self.name, path, src_dir_fd=self._workspace.fd)
+        except OSError as error:
+            if error.errno in _NO_HARD_LINKS:
+                return False
+            raise
+        return True
+
+    def flush(self, times: tuple[float, float] | None = None, *, read_only: bool = False) -> None:
+        """Bring all that was written to the disk; nothing is written after that."""
+        with _translated(self._folder.shown(self._path)):
+            mode = self._folder._mode  # noqa: SLF001 - one room, two classes
+            os.fchmod(self.fd, mode & 0o555 if read_only else mode)
+            if times:
+                os.utime(self.fd, times)
+            os.fsync(self.fd)
+        self._flushed = True
+
+    def publish(self, *, replace: bool) -> None:
         """Flush the file and give it its name in one step; the old file stands until then.
 
         The directory is flushed by `Folder.flush`, once for all its files.
@@ -368,11 +404,9 @@ class PartFile:
         shown = self._folder.shown(self._path)
         name, directory = self._path[-1], self._directory
         try:
+            if not self._flushed:
+                self.flush()
             with _translated(shown):
-                os.fchmod(self._fd, self._folder._mode)  # noqa: SLF001 - one room, two classes
-                if times:
-                    os.utime(self._fd, times)
-                os.fsync(self._fd)
                 if replace:
                     _refuse_folder(name, directory, shown)
                     self._rename(name)
@@ -406,11 +440,11 @@ class PartFile:
             beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._directory
         )
         try:
-            with os.fdopen(os.dup(self._fd), "rb") as read, os.fdopen(fd, "wb") as written:
+            with os.fdopen(os.dup(self.fd), "rb") as read, os.fdopen(fd, "wb") as written:
                 read.seek(0)
                 shutil.copyfileobj(read, written, 2**20)
                 written.flush()
-                info = os.fstat(self._fd)
+                info = os.fstat(self.fd)
                 os.fchmod(fd, stat.S_IMODE(info.st_mode))
                 os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
                 os.fsync(fd)
@@ -462,7 +496,7 @@ class PartFile:
 
     def _close(self) -> None:
         self._open = False
-        os.close(self._fd)
+        os.close(self.fd)
         os.close(self._directory)
 
 

@@ -63,6 +63,11 @@ class DataReference(BaseModel):
     fallback: Literal["", "download"] = Field(
         "", title="Fallback", description="What a mount becomes where no mount can be had."
     )
+    cache: bool = Field(
+        True,
+        title="Cache",
+        description="Whether a download may come from, and stays in, the cache.",
+    )
 
     # A datastore that is not registered travels with its references, inside this process only.
     _unregistered: Any = PrivateAttr(default=None)
@@ -143,6 +148,7 @@ class DataReference(BaseModel):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
+        cache: bool = True,
     ) -> DataReference:
         """Return the reference as data that is downloaded before the script runs.
 
@@ -152,9 +158,11 @@ class DataReference(BaseModel):
             include: globs of names to take, below the path; none takes all.
             exclude: globs of names to leave out.
             allow_empty: accept that nothing matches.
+            cache: take what this machine has of an earlier download, and keep this one for later.
         """
         return self._copy(
             mode="download",
+            cache=cache,
             path_on_compute=path_on_compute or "",
             overwrite=overwrite,
             include=globs(include),

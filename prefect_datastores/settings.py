@@ -8,6 +8,8 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field
 
+from prefect_datastores.staging.cache import CacheLimits
+
 
 class DatastoresSettings(PrefectBaseSettings):
     """`PREFECT_INTEGRATIONS_DATASTORES_*` in the environment, or a profile."""
@@ -18,12 +20,40 @@ class DatastoresSettings(PrefectBaseSettings):
         default=None,
         description="Where runs keep staged data; below Prefect's home when it is not set.",
     )
+    cache: bool = Field(
+        default=True,
+        description="Whether what was downloaded is kept for the next run that wants the same.",
+    )
+    cache_root: Path | None = Field(
+        default=None,
+        description="Where that is kept; below Prefect's home when it is not set. Best on the disk of the scratch root.",
+    )
+    cache_gigabytes: float | None = Field(
+        default=None,
+        description="How much is kept; 10 GiB or a tenth of the free disk, whichever is less, when it is not set.",
+    )
+    cache_links: bool = Field(
+        default=False,
+        description="Give runs the kept files themselves, which nobody may write to, instead of copies.",
+    )
 
 
 def scratch_root() -> Path:
     """Return the folder below which runs keep what they stage; it need not exist."""
     chosen = DatastoresSettings().scratch_root
     return chosen or get_current_settings().home / "datastores" / "scratch"
+
+
+def cache_limits(*, wanted: bool = True) -> CacheLimits | None:
+    """Return where downloads are kept and how much of them; None where none are, or none is wanted."""
+    settings = DatastoresSettings()
+    if not (wanted and settings.cache):
+        return None
+    return CacheLimits(
+        settings.cache_root or get_current_settings().home / "datastores" / "cache",
+        None if settings.cache_gigabytes is None else int(settings.cache_gigabytes * 2**30),
+        settings.cache_links,
+    )
 
 
 def journals_root() -> Path:

@@ -16,7 +16,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
-from prefect_datastores.settings import journals_root
+from prefect_datastores.settings import cache_limits, journals_root
 from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.progress import Progress
@@ -88,7 +88,12 @@ def fetch(
     with resolve(wanted).open_store(cancellation) as store:
         single = downloading.is_file(store, wanted.path_on_datastore)
         report = downloading.download(
-            store, folder, download_request(wanted), cancellation=cancellation, progress=progress
+            store,
+            folder,
+            download_request(wanted),
+            cancellation=cancellation,
+            progress=progress,
+            cache=cache_limits(wanted=wanted.cache),
         )
     return folder / single.name.rpartition("/")[2] if single else folder, report
 

@@ -68,6 +68,15 @@ class Workspace:
         """Make a file in the folder, for this user alone."""
         return os.open(name, _NEW, 0o600, dir_fd=self.fd)
 
+    def link_from(self, source: Path) -> tuple[str, int] | None:
+        """Give a file of the same disk a name in the folder, and open it; None where that cannot be."""
+        name = self.new_part()
+        try:
+            os.link(source, name, dst_dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return None
+        return name, os.open(name, os.O_RDONLY | _NO_FOLLOW, dir_fd=self.fd)
+
     def open_journal(self) -> int:
         """Make the file in which the transfer writes down what it did; each write goes to its end."""
         return os.open(JOURNAL, _NEW | os.O_APPEND, 0o600, dir_fd=self.fd)

@@ -21,7 +21,7 @@ class SmallBlobStore(BlobStore):
 class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
-    capabilities = Capabilities(kind="small files", part_size=PART)
+    capabilities = Capabilities(kind="small files", part_size=PART, is_remote=False)
 
 
 class Around:

@@ -24,7 +24,7 @@ from prefect_datastores.names import (
     normal_path,
 )
 from prefect_datastores.references import DataReference, When, checked_reference
-from prefect_datastores.settings import journals_root
+from prefect_datastores.settings import cache_limits, journals_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.plan import overwrite_rule
@@ -208,6 +208,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
+        cache: bool = True,
     ) -> TransferReport:
         """Fetch a file or a folder below `target_path`, each file whole and of one version.
 
@@ -221,6 +222,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             include: globs of names to take; none takes all.
             exclude: globs of names to leave out.
             allow_empty: accept that nothing matches.
+            cache: take what this machine has of an earlier download, and keep this one for later.
 
         Raises:
             ObjectNotFound: nothing matches.
@@ -244,6 +246,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
                 request,
                 cancellation=stop,
                 progress=display_for(show_progress),
+                cache=cache_limits(wanted=cache),
             )
 
     def list_objects(
@@ -294,7 +297,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         request = DownloadRequest(path=from_path or "", overwrite="replace")
         stop = Cancellation()
         with self.open_store(stop) as store:
-            download(store, Path(local_path or "."), request, cancellation=stop)
+            place = Path(local_path or ".")
+            download(store, place, request, cancellation=stop, cache=cache_limits())
 
     @either_way
     def put_directory(  # type: ignore[override]

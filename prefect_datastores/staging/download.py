@@ -29,6 +29,7 @@ from prefect_datastores.names import (
     matcher,
     normal_path,
 )
+from prefect_datastores.staging.cache import Cache, CacheLimits, Entry, opened
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
 from prefect_datastores.staging.engine import Lanes, Limits, run
@@ -146,6 +147,7 @@ def download(
     limits: Limits | None = None,
     cancellation: Cancellation | None = None,
     progress: Progress | None = None,
+    cache: CacheLimits | None = None,
 ) -> TransferReport:
     """Bring what `request` names below `destination`; return only when all of it is there, flushed.
 
@@ -163,8 +165,11 @@ def download(
         for directory in made.directories:
             folder.make_directory(directory)
         progress.begin(f"Downloading from {store.url}", len(made.fetches), made.size)
-        fetching = _Fetching(store, folder, request.overwrite, Resumption(folder, f"from {source}"))
-        with fetching:
+        resumption = Resumption(folder, f"from {source}")
+        with (
+            opened(cache if store.capabilities.is_remote else None) as shelf,
+            _Fetching(store, folder, request.overwrite, resumption, shelf) as fetching,
+        ):
             rows = run(
                 made.fetches,
                 fetching.fetch,
@@ -231,13 +236,18 @@ class _Fetching:
     """Fetches one object at a time; used by many threads."""
 
     def __init__(
-        self, store: ObjectStore, folder: Folder, overwrite: Overwrite, resumption: Resumption
+        self,
+        store: ObjectStore,
+        folder: Folder,
+        overwrite: Overwrite,
+        resumption: Resumption,
+        cache: Cache | None,
     ) -> None:
         self._store, self._folder, self._overwrite = store, folder, overwrite
-        self._resumption, self._failed = resumption, False
+        self._resumption, self._cache, self._failed = resumption, cache, False
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> _Fetching:
+        return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._resumption.close(finished=kind is None and not self._failed)
@@ -252,12 +262,14 @@ class _Fetching:
             lanes.progress.moved(item.info.size)
             return dataclasses.replace(row, action="unchanged", verified="md5")
         try:
-            self._move(item, lanes)
+            cached = self._move(item, lanes)
         except ObjectExists as error:
             if self._overwrite == "skip":
                 return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
             raise
-        return dataclasses.replace(row, verified="md5" if item.info.digest else "length")
+        return dataclasses.replace(
+            row, verified="md5" if item.info.digest else "length", cached=cached
+        )
 
     def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
         """Compare digests; without one at the service nothing can be said, so it is fetched again."""
@@ -269,54 +281,77 @@ class _Fetching:
         finally:
             os.close(fd)
 
-    def _move(self, item: Fetch, lanes: Lanes) -> None:
-        """Fetch an object; again where it was damaged on its way, or its part file taken away."""
+    def _move(self, item: Fetch, lanes: Lanes) -> bool:
+        """Fetch an object, and tell whether it was in the cache.
+
+        It is tried again where it was damaged on its way, or its part file was taken away.
+        """
         damaged = lost = 0
         while True:
-            fault = self._move_once(item, lanes)
-            damaged += isinstance(fault, _Damaged)
-            lost += isinstance(fault, PartLost)
-            if fault is None:
-                return
-            if damaged > 1 or lost > _LOST:
-                raise fault
+            try:
+                if self._cache is None or not item.info.etag:
+                    return self._move_once(item, lanes, None)
+                with self._cache.entry(self._store.url, item.info) as entry:
+                    return self._move_once(item, lanes, entry)
+            except _Damaged:
+                damaged += 1
+                if damaged > 1:
+                    raise
+            except PartLost:
+                lost += 1
+                if lost > _LOST:
+                    raise
             lanes.progress.moved(-item.info.size)
 
-    def _move_once(self, item: Fetch, lanes: Lanes) -> DatastoreError | None:
-        """Fetch an object; return what a second try may mend."""
-        size, step = item.info.size, part_size(self._store.capabilities, item.info.size)
-        # An object of one part is fetched as quickly as looked for, and what has no version is never the same.
-        worth = size > step and item.info.etag
-        key = key_of(item.name, item.info.etag, size, step) if worth else None
-        receiving = self._resumption.receive(item.path, size, key)
+    def _move_once(self, item: Fetch, lanes: Lanes, entry: Entry | None) -> bool:
+        receiving = self._receive(item, entry)
+        cached = entry is not None and entry.fd is not None
         try:
-            digest = self._fill(receiving, item, step, lanes)
-            if item.info.digest not in {None, digest}:
-                raise _Damaged(
-                    f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not published. "
-                    "It was damaged on its way, or stored damaged."
-                )
+            if not (entry and entry.gave(receiving.part)):
+                digest = self._fill(receiving, item, entry, lanes)
+                if item.info.digest not in {None, digest}:
+                    raise _Damaged(
+                        f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
+                        "published. It was damaged on its way, or stored damaged."
+                    )
+            receiving.part.flush(read_only=entry is not None and entry.links)
+            if entry and not cached:
+                entry.add(receiving.part)
             lanes.cancellation.check()
             receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
         except BaseException as error:
+            if entry and isinstance(error, _Damaged):
+                entry.forget()
             receiving.give_up(error)
-            if isinstance(error, (_Damaged, PartLost)):
-                return error
-            self._failed = True
+            self._failed = not isinstance(error, (_Damaged, PartLost)) or self._failed
             raise
-        return None
+        return cached
 
-    def _fill(self, receiving: Receiving, item: Fetch, step: int, lanes: Lanes) -> bytes:
+    def _receive(self, item: Fetch, entry: Entry | None) -> Receiving:
+        """Open the part file of an object: the entry of the cache itself, one left earlier, or a new one."""
+        size = item.info.size
+        if entry and (taken := entry.link_into(self._folder.workspace())):
+            return Receiving(self._folder.part_file(item.path, size, taken))
+        step = part_size(self._store.capabilities, size)
+        # An object of one part is fetched as quickly as looked for, and what has no version is never the same.
+        worth = size > step and item.info.etag
+        return self._resumption.receive(
+            item.path, size, key_of(item.name, item.info.etag, size, step) if worth else None
+        )
+
+    def _fill(self, receiving: Receiving, item: Fetch, entry: Entry | None, lanes: Lanes) -> bytes:
         """Bring all parts to their places, and return the MD5 of what came."""
-        digest = RunningDigest(receiving.read_at, lanes.cancellation)
+        digest = RunningDigest(receiving.part.read_at, lanes.cancellation)
 
         def one(offset: int, memory: memoryview) -> None:
             lanes.cancellation.check()
             if not receiving.has(offset, memory):
-                self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+                if not (entry and entry.read_into(offset, memory)):
+                    self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
                 receiving.came(offset, memory)
             if item.info.digest is not None:
                 digest.came(offset, memory)
 
+        step = part_size(self._store.capabilities, item.info.size)
         lanes.each_part(item.info.size, step, one)
         return digest.result()

@@ -266,5 +266,6 @@ class _Crew(Generic[Item]):
             row = self._row_of(item, TransferError(str(error)))
         self.rows[index] = row
         self._lanes.progress.finished(row)
-        # What has no bytes may have asked nobody, and tells nothing of the wait.
-        return time.monotonic() - began if row.action == "moved" and row.size else None
+        # What asked nobody tells nothing of the wait.
+        asked = row.action == "moved" and row.size and not row.cached
+        return time.monotonic() - began if asked else None

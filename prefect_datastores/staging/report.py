@@ -17,7 +17,8 @@ class ObjectRow:
     `action`: `moved`; `unchanged` (the same content was there); `skipped` (something was there and
     `overwrite="skip"` kept it); `ignored` (a link or special file, never transferred); `failed`;
     `cancelled` (not tried, because the transfer stopped). `verified` says by what a moved or
-    unchanged object was checked: `md5`, or `length` where the service holds no digest.
+    unchanged object was checked: `md5`, or `length` where the service holds no digest. One that is
+    `cached` was fetched by an earlier transfer and taken from this machine.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ObjectRow:
     action: Action
     verified: Literal["", "length", "md5"] = ""
     detail: str = ""
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class TransferReport:
         parts = [
             f"{verb} {plural(self.count, 'object')} ({human_bytes(self.bytes)}) in {self.seconds:.1f} s{rate}"
         ]
+        if cached := sum(row.cached for row in self.rows):
+            parts.append(f"{cached} from the cache")
         for action in ("unchanged", "skipped", "ignored", "failed", "cancelled"):
             if rows := self.of(action):
                 parts.append(f"{len(rows)} {action}")

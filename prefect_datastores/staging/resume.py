@@ -141,21 +141,20 @@ class Receiving:
         there: dict[int, str] | None = None,
     ) -> None:
         """Go on with a part file; `there` has the checksums of its parts, believed of none."""
-        self._part, self._journal, self._there = part, journal, there or {}
-        self.read_at = part.read_at
+        self.part, self._journal, self._there = part, journal, there or {}
 
     def has(self, offset: int, memory: memoryview) -> bool:
         """Fill the memory with a part that is there; tell whether it is, as it was written."""
         expected = self._there.get(offset)
         return (
             expected is not None
-            and self._part.read_into(offset, memory)
+            and self.part.read_into(offset, memory)
             and _checksum(memory) == expected
         )
 
     def came(self, offset: int, memory: memoryview) -> None:
         """Bring a part to its place."""
-        self._part.write_at(offset, memory)
+        self.part.write_at(offset, memory)
         if self._journal is not None:
             resumption, key = self._journal
             self._there[offset] = _checksum(memory)
@@ -163,15 +162,15 @@ class Receiving:
 
     def publish(self, *, replace: bool) -> None:
         """Give the file its name, as `PartFile.publish` does."""
-        self._part.publish(replace=replace)
+        self.part.publish(replace=replace)
         self._end()
 
     def give_up(self, error: BaseException) -> None:
         """Leave what the next transfer can go on with, and nothing else."""
         if self._there and not isinstance(error, _LEAVES_NOTHING):
-            self._part.leave()
+            self.part.leave()
         else:
-            self._part.discard()
+            self.part.discard()
             self._end()
 
     def _end(self) -> None:

@@ -50,6 +50,7 @@ class Capabilities:
     part_size: int = 4 * 2**20
     max_parts: int = 50_000
     page_size: int = 5000
+    is_remote: bool = True
 
 
 class Writing(Protocol):

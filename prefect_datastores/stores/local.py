@@ -39,7 +39,7 @@ class LocalStore:
     """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
 
     # Each page walks the folder anew, so one page holds all but the largest.
-    capabilities = Capabilities(kind="local", page_size=1_000_000)
+    capabilities = Capabilities(kind="local", page_size=1_000_000, is_remote=False)
 
     def __init__(self, root: Path) -> None:
         """Name the folder; nothing is touched before the first use."""
