@@ -58,6 +58,11 @@ class TerminalProgress:
         self._bar.start()
         self._task = self._bar.add_task(title, total=size or None, objects=f"0/{objects}")
 
+    def grow(self, objects: int, size: int) -> None:
+        """Make the bar longer."""
+        self._tally.objects, self._tally.size = objects, size
+        self._bar.update(self._task, total=size or None)
+
     def moved(self, size: int) -> None:
         """Move the bar."""
         self._bar.advance(self._task, size)
@@ -99,6 +104,10 @@ class ArtifactProgress:
             target=lambda: context.run(self._refresh), name="pds-progress", daemon=True
         )
         self._thread.start()
+
+    def grow(self, objects: int, size: int) -> None:
+        """Take note of what is to be counted."""
+        self._tally.objects, self._tally.size = objects, size
 
     def moved(self, size: int) -> None:
         """Count the bytes."""

@@ -32,7 +32,7 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, RelativePath
-from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, new_name
+from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, is_part, new_name
 
 _NO_HARD_LINKS = {
     *(errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV),
@@ -166,6 +166,17 @@ class Folder:
         except (ObjectNotFound, PlaceTaken):  # nothing there, or a file where a folder would be
             return None
 
+    def is_empty(self) -> bool:
+        """Tell whether nothing stands in the folder but what transfers keep for themselves."""
+        # Opened anew: descriptors that `dup` made share one position in the directory.
+        with _translated(self.root):
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=self._fd)
+            try:
+                with os.scandir(fd) as entries:
+                    return all(is_part(entry.name) for entry in entries)
+            finally:
+                os.close(fd)
+
     def entries(self, path: tuple[str, ...]) -> list[tuple[str, os.stat_result]]:
         """Return the names in a directory, and what stands at each (links are not followed).
 
@@ -250,16 +261,26 @@ class Folder:
             PlaceTaken: a folder stands there, or a file where a folder is needed.
         """
         workspace = self.workspace()
+        try:
+            directory = self._open_place(path)
+        except BaseException:
+            if taken:
+                os.close(taken[1])
+            raise
+        with _translated(self.shown(path)):
+            return PartFile(self, path, directory, size, workspace, taken)
+
+    def _open_place(self, path: RelativePath, *, create: bool = False) -> int | None:
+        """Open the directory where a file is to be; None where there is none yet."""
         with _translated(self.shown(path)):
             try:
-                with self._directory(path[:-1], create=True) as directory:
+                with self._directory(path[:-1], create=create) as directory:
                     _refuse_folder(path[-1], directory, self.shown(path))
-                    kept = os.dup(directory)
-            except BaseException:
-                if taken:
-                    os.close(taken[1])
-                raise
-            return PartFile(self, path, kept, size, workspace, taken)
+                    return os.dup(directory)
+            except FileNotFoundError:
+                if create:
+                    raise
+                return None
 
     def _touch(self, directory: tuple[str, ...]) -> None:
         with self._lock:
@@ -314,20 +335,24 @@ class PartFile:
         self,
         folder: Folder,
         path: RelativePath,
-        directory: int,
+        directory: int | None,
         size: int,
         workspace: Workspace,
         taken: tuple[str, int] | None,
     ) -> None:
-        """Make the file in the workspace, or go on with one; takes over the descriptor `directory`."""
-        self._folder, self._path, self._directory = folder, path, directory
+        """Make the file in the workspace, or go on with one; takes over the descriptor `directory`.
+
+        It is that of the file's place; where there is none yet, it is made when the file is published.
+        """
+        self._folder, self._path, self._place = folder, path, directory
         self._workspace = workspace
         self._open = True
         self._flushed = False
         try:
             self.name, self.fd = taken or self._new()
         except BaseException:
-            os.close(directory)
+            if directory is not None:
+                os.close(directory)
             raise
         if taken is None:
             try:
@@ -335,6 +360,12 @@ class PartFile:
             except BaseException:
                 self.discard()
                 raise
+
+    def _directory(self) -> int:
+        if self._place is None:
+            self._place = self._folder._open_place(self._path, create=True)  # noqa: SLF001
+        assert self._place is not None
+        return self._place
 
     def _new(self) -> tuple[str, int]:
         name = self._workspace.new_part()
@@ -401,14 +432,13 @@ class PartFile:
         Raises:
             ObjectExists: the name is taken and `replace` is not set.
         """
-        shown = self._folder.shown(self._path)
-        name, directory = self._path[-1], self._directory
+        shown, name = self._folder.shown(self._path), self._path[-1]
         try:
             if not self._flushed:
                 self.flush()
             with _translated(shown):
                 if replace:
-                    _refuse_folder(name, directory, shown)
+                    _refuse_folder(name, self._directory(), shown)
                     self._rename(name)
                 else:
                     self._publish_new(shown)
@@ -419,7 +449,7 @@ class PartFile:
         self._close()
 
     def _rename(self, name: str) -> None:
-        source, directory = self._workspace.fd, self._directory
+        source, directory = self._workspace.fd, self._directory()
         try:
             os.rename(self.name, name, src_dir_fd=source, dst_dir_fd=directory)
         except FileNotFoundError as error:
@@ -437,7 +467,7 @@ class PartFile:
         """Give the file its name on another disk, which a folder below the root may be."""
         beside = new_name()
         fd = os.open(
-            beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._directory
+            beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._directory()
         )
         try:
             with os.fdopen(os.dup(self.fd), "rb") as read, os.fdopen(fd, "wb") as written:
@@ -448,15 +478,15 @@ class PartFile:
                 os.fchmod(fd, stat.S_IMODE(info.st_mode))
                 os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
                 os.fsync(fd)
-            os.rename(beside, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.rename(beside, name, src_dir_fd=self._directory(), dst_dir_fd=self._directory())
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside, dir_fd=self._directory)
+                os.unlink(beside, dir_fd=self._directory())
             raise
         os.unlink(self.name, dir_fd=self._workspace.fd)
 
     def _publish_new(self, shown: object) -> None:
-        name, directory = self._path[-1], self._directory
+        name, directory = self._path[-1], self._directory()
         try:
             # A hard link fails when the name is taken; a rename would replace it.
             os.link(self.name, name, src_dir_fd=self._workspace.fd, dst_dir_fd=directory)
@@ -477,7 +507,7 @@ class PartFile:
         """Take the name with an empty file where there are no hard links (SMB, exFAT, some FUSE)."""
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
         try:
-            os.close(os.open(self._path[-1], flags, 0o600, dir_fd=self._directory))
+            os.close(os.open(self._path[-1], flags, 0o600, dir_fd=self._directory()))
         except FileExistsError as error:
             raise ObjectExists(f"{shown} exists already.") from error
 
@@ -497,7 +527,8 @@ class PartFile:
     def _close(self) -> None:
         self._open = False
         os.close(self.fd)
-        os.close(self._directory)
+        if self._place is not None:
+            os.close(self._place)
 
 
 def _refuse_folder(name: str, directory: int, shown: object) -> None:

@@ -234,15 +234,8 @@ class NameCheck:
         """Take note of one more file, or folder, of the plan."""
         key = tuple(map(self.rules.key, path))
         shown = "/".join(path)
-        if (
-            not folder
-            and self.rules.strips_trailing_dots
-            and any(part.endswith(".") for part in path)
-        ):
-            self.unsafe.append(
-                f"The name {shown!r} has a component that ends in '.', which the service strips."
-            )
         if not folder:
+            self._look_for_dots(path, shown)
             if (other := self._files.get(key)) is not None:
                 self.collisions.append(f"{other!r} and {shown!r} would be one file.")
             elif key in self._folders:
@@ -261,6 +254,12 @@ class NameCheck:
                 self.collisions.append(f"{where!r} would be a file and a folder at once.")
             self._folders[key[:depth]] = path[:depth]
 
+    def _look_for_dots(self, path: tuple[str, ...], shown: str) -> None:
+        if self.rules.strips_trailing_dots and any(part.endswith(".") for part in path):
+            self.unsafe.append(
+                f"The name {shown!r} has a component that ends in '.', which the service strips."
+            )
+
     def raise_faults(self, where: str) -> None:
         """Raise when any name was refused.
 
@@ -276,6 +275,50 @@ class NameCheck:
             raise NameCollision(
                 _listed(f"Nothing was moved: {where} has names that collide.", self.collisions)
             )
+
+
+class OutOfOrder(Exception):
+    """A name came after one that is greater."""
+
+
+@dataclass
+class OrderedNameCheck(NameCheck):
+    """The same for names that come in order, at a place that tells all of them apart: keeps nothing.
+
+    A name can collide only with one that it begins with, and those come right before it.
+    """
+
+    _begun: list[str] = field(default_factory=list)
+    _last: str = ""
+
+    def add(self, path: tuple[str, ...], *, folder: bool = False) -> None:
+        """Take note of one more file, or folder, of the plan.
+
+        Raises:
+            OutOfOrder: another one that is greater came before; nothing can be said of this one.
+        """
+        shown = "/".join(path)
+        if shown < self._last:
+            raise OutOfOrder
+        self._last = shown
+        while self._begun and not shown.startswith(self._begun[-1]):
+            self._begun.pop()
+        for other in self._begun:
+            if other == shown and not folder:
+                self.collisions.append(f"{other!r} and {shown!r} would be one file.")
+            elif other == shown or shown[len(other)] == "/":
+                self.collisions.append(f"{other!r} would be a file and a folder at once.")
+                self._begun.remove(other)  # said once
+                break
+        if not folder:
+            self._look_for_dots(path, shown)
+            self._begun.append(shown)
+
+
+def name_check(rules: NameRules) -> NameCheck:
+    """Return a check for names that come in order, by as little memory as the place allows."""
+    exact = rules.case_sensitive and not rules.normalizes_unicode
+    return (OrderedNameCheck if exact else NameCheck)(rules)
 
 
 def _listed(head: str, faults: list[str], most: int = 20) -> str:

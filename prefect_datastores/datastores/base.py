@@ -314,7 +314,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
 
             patterns = Path(ignore_file).read_text(encoding="utf-8").splitlines()
             kept = filter_files(str(source.root), ignore_patterns=patterns, include_dirs=False)
-            source.files = [file for file in source.files if str(file.relative) in kept]
+            source.keep(lambda file: str(file.relative) in kept)
         stop = Cancellation()
         with self.open_store(stop) as store:
             return upload(store, source, to_path or "", "replace", cancellation=stop).count

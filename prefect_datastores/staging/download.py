@@ -6,7 +6,7 @@ import dataclasses
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prefect_datastores.errors import (
@@ -37,11 +37,12 @@ from prefect_datastores.staging.plan import (
     FOLDER,
     NO_FILE,
     DownloadPlan,
+    DownloadPlanning,
     Fetch,
     Overwrite,
     Selection,
-    plan_download,
 )
+from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
@@ -101,7 +102,7 @@ def plan(store: ObjectStore, destination: Path, request: DownloadRequest) -> Dow
 
     Raises:
         ObjectNotFound: nothing matches, and `allow_empty` is not set.
-        UnsafeName, NameCollision, ObjectExists: as `plan_download` says.
+        UnsafeName, NameCollision, ObjectExists: as `DownloadPlanning.finish` says.
     """
     if destination.is_dir():
         with Folder(destination) as folder:
@@ -110,6 +111,16 @@ def plan(store: ObjectStore, destination: Path, request: DownloadRequest) -> Dow
 
 
 def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -> DownloadPlan:
+    planning, listing = _planning(store, folder, request)
+    for info in listing:
+        planning.add(info)
+    return _finished(planning, store, request)
+
+
+def _planning(
+    store: ObjectStore, folder: Folder | None, request: DownloadRequest
+) -> tuple[DownloadPlanning, Iterable[ObjectInfo]]:
+    """Return what decides for each object of a listing, and the listing."""
     path = normal_path(request.path)
     single = is_file(store, path)
     listing: Iterable[ObjectInfo]
@@ -118,9 +129,11 @@ def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -
     else:
         prefix = folder_prefix(path)
         listing = list_objects(store, prefix)
+    # Where nothing stands, there is nothing to look for.
+    holds = folder if folder and not folder.is_empty() else None
 
     def size_at(path: RelativePath) -> int | None:
-        found = folder.stat(path) if folder else None
+        found = holds.stat(path) if holds else None
         if found is None:
             return None
         if stat.S_ISREG(found.st_mode):
@@ -128,11 +141,18 @@ def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -
         return FOLDER if stat.S_ISDIR(found.st_mode) else NO_FILE
 
     rules = folder.rules() if folder else NameRules()
-    made = plan_download(listing, request.selection(prefix), rules, request.overwrite, size_at)
+    selection = request.selection(prefix)
+    return DownloadPlanning(selection, rules, request.overwrite, size_at), listing
+
+
+def _finished(
+    planning: DownloadPlanning, store: ObjectStore, request: DownloadRequest
+) -> DownloadPlan:
+    made = planning.finish()
     if not made.fetches and not made.directories and not request.allow_empty:
         globs = f" that matches include={list(request.include)} exclude={list(request.exclude)}"
         raise ObjectNotFound(
-            f"There is nothing at {path or 'the root'!r} in {store.url}"
+            f"There is nothing at {normal_path(request.path) or 'the root'!r} in {store.url}"
             f"{globs if request.include or request.exclude else ''}. "
             "Check the path, or say allow_empty=True if that is fine."
         )
@@ -158,28 +178,41 @@ def download(
         DatastoreError: as `plan` says.
     """
     began, progress = time.monotonic(), progress or Silent()
+    cancellation = cancellation or Cancellation()
     source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
     with Folder(destination, create=True) as folder:
-        made = _plan(store, folder, request)
-        _check_room(made, folder)
-        for directory in made.directories:
-            folder.make_directory(directory)
-        progress.begin(f"Downloading from {store.url}", len(made.fetches), made.size)
+        planning, listing = _planning(store, folder, request)
+
+        def finish() -> None:
+            made = _finished(planning, store, request)
+            _check_room(made, folder)
+            for directory in made.directories:
+                folder.make_directory(directory)
+
+        def tell() -> None:
+            progress.grow(len(planning.fetches), planning.size)
+
+        planned = Planned(planning, listing, finish, tell, cancellation)
+        title = f"Downloading from {store.url}"
+        progress.begin(title, len(planning.fetches), planning.size)
         resumption = Resumption(folder, f"from {source}")
         with (
+            planned,
             opened(cache if store.capabilities.is_remote else None) as shelf,
-            _Fetching(store, folder, request.overwrite, resumption, shelf) as fetching,
+            _Fetching(
+                store, folder, request.overwrite, resumption, shelf, planned.wait
+            ) as fetching,
         ):
             rows = run(
-                made.fetches,
+                planned,
                 fetching.fetch,
                 _failed,
                 limits=limits or Limits(),
-                cancellation=cancellation or Cancellation(),
+                cancellation=cancellation,
                 progress=progress,
             )
         folder.flush()
-    report = TransferReport(False, source, str(destination), tuple(rows), time.monotonic() - began)
+    report = TransferReport(False, source, str(destination), rows, time.monotonic() - began)
     raise_failures(report)
     return report
 
@@ -209,11 +242,10 @@ def raise_failures(report: TransferReport) -> None:
 
 def _check_room(made: DownloadPlan, folder: Folder) -> None:
     # What is to be compared has its length already, and most often its content.
-    needed = sum(item.info.size for item in made.fetches if item.verdict == "move")
     free = folder.free_bytes()
-    if needed > free:
+    if made.needed > free:
         raise LocalDiskFull(
-            f"Nothing was moved: {human_bytes(needed)} are to be downloaded to {folder.root}, "
+            f"Nothing was moved: {human_bytes(made.needed)} are to be downloaded to {folder.root}, "
             f"whose disk has {human_bytes(free)} free."
         )
 
@@ -242,9 +274,11 @@ class _Fetching:
         overwrite: Overwrite,
         resumption: Resumption,
         cache: Cache | None,
+        wait: Callable[[], None],
     ) -> None:
         self._store, self._folder, self._overwrite = store, folder, overwrite
         self._resumption, self._cache, self._failed = resumption, cache, False
+        self._wait = wait
 
     def __enter__(self) -> _Fetching:
         return self
@@ -317,6 +351,7 @@ class _Fetching:
             receiving.part.flush(read_only=entry is not None and entry.links)
             if entry and not cached:
                 entry.add(receiving.part)
+            self._wait()
             lanes.cancellation.check()
             receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
         except BaseException as error:

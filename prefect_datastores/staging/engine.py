@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -27,7 +27,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.memory import SMALL, MemoryBudget
 from prefect_datastores.staging.progress import Progress
-from prefect_datastores.staging.report import ObjectRow
+from prefect_datastores.staging.report import ObjectRow, in_order, object_rows
 
 Item = TypeVar("Item")
 
@@ -113,8 +113,10 @@ def run(
     limits: Limits,
     cancellation: Cancellation,
     progress: Progress,
-) -> list[ObjectRow]:
+) -> Sequence[ObjectRow]:
     """Work on every item and return a row for each, in the order of the items.
+
+    Where they are too many for memory, they are in the order in which the items were done.
 
     A fault of one item is a row of `row_of`, and the rest goes on; a fault that the next item
     would meet as well (no access, no disk, nobody there) stops the rest.
@@ -134,7 +136,7 @@ def run(
         crew.finish()
         progress.end()
     cancellation.check()
-    return [crew.rows[index] for index in sorted(crew.rows)]
+    return in_order(crew.rows)
 
 
 class _Pace:
@@ -177,7 +179,7 @@ class _Crew(Generic[Item]):
         lanes: Lanes,
         most: int,
     ) -> None:
-        self.rows: dict[int, ObjectRow] = {}
+        self.rows = object_rows()
         self.taken = 0
         self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
         self._pace = _Pace(most)
@@ -264,7 +266,7 @@ class _Crew(Generic[Item]):
                 self._stop.cancel()
         except OSError as error:
             row = self._row_of(item, TransferError(str(error)))
-        self.rows[index] = row
+        self.rows.append((index, row))
         self._lanes.progress.finished(row)
         # What asked nobody tells nothing of the wait.
         asked = row.action == "moved" and row.size and not row.cached

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any, Literal
 
 from prefect_datastores.errors import ConfigurationError, ObjectExists, UnsafeName
-from prefect_datastores.names import NameCheck, NameRules, ObjectName, RelativePath, join
+from prefect_datastores.names import (
+    NameCheck,
+    NameRules,
+    ObjectName,
+    OutOfOrder,
+    RelativePath,
+    join,
+    name_check,
+)
+from prefect_datastores.staging.spool import Spool
 from prefect_datastores.stores.base import ObjectInfo
 
 Overwrite = Literal["fail", "skip", "replace", "if_changed"]
@@ -69,61 +78,101 @@ class Fetch:
     detail: str = ""
 
 
+def _pack_fetch(item: Fetch) -> tuple[Any, ...]:
+    return (astuple(item.info), str(item.path), item.verdict, item.detail)
+
+
+def _unpack_fetch(packed: tuple[Any, ...]) -> Fetch:
+    info, path, verdict, detail = packed
+    return Fetch(ObjectInfo(*info), ObjectName(info[0]), RelativePath(path), verdict, detail)
+
+
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What a download will do."""
+    """What a download will do; `size` is the bytes that may have to be moved, `needed` those of new content."""
 
-    fetches: tuple[Fetch, ...]
-    directories: tuple[RelativePath, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes that may have to be moved."""
-        return sum(item.info.size for item in self.fetches if item.verdict != "keep")
+    fetches: Sequence[Fetch]
+    directories: Sequence[RelativePath]
+    size: int
+    needed: int
 
 
-def plan_download(
-    listing: Iterable[ObjectInfo],
-    selection: Selection,
-    rules: NameRules,
-    overwrite: Overwrite,
-    size_at: Callable[[RelativePath], int | None],
-) -> DownloadPlan:
-    """Decide for every object of the listing, before a byte moves.
+class DownloadPlanning:
+    """Decides for one object of a listing after the other, by little memory."""
 
-    `rules` are those of the destination's file system; `size_at` tells the length of the file
-    that stands at a path, `NO_FILE` or `FOLDER` where something else does, or None.
+    def __init__(
+        self,
+        selection: Selection,
+        rules: NameRules,
+        overwrite: Overwrite,
+        size_at: Callable[[RelativePath], int | None],
+    ) -> None:
+        """Begin with nothing.
 
-    Raises:
-        UnsafeName: a name would leave the destination or cannot be a file.
-        NameCollision: two objects would be one file.
-        ObjectExists: `overwrite="fail"` and a file is there.
-    """
-    check = NameCheck(rules)
-    fetches: list[Fetch] = []
-    directories: list[RelativePath] = []
-    taken: list[str] = []
-    for info in listing:
-        relative = selection.relative(info.name)
+        `rules` are those of the destination's file system; `size_at` tells the length of the file
+        that stands at a path, `NO_FILE` or `FOLDER` where something else does, or None.
+        """
+        self._selection, self._rules = selection, rules
+        self._overwrite, self._size_at = overwrite, size_at
+        self._check = name_check(rules)
+        self._taken = _Taken("The destination")
+        self.fetches = Spool(_pack_fetch, _unpack_fetch)
+        self.directories: Spool[RelativePath] = Spool(str, RelativePath)
+        self.size = self.needed = 0
+
+    def add(self, info: ObjectInfo) -> None:
+        """Decide for one more object."""
+        relative = self._selection.relative(info.name)
         wanted = relative.rstrip("/") if info.is_marker else relative
-        if (info.is_marker and not wanted) or not selection.match.match(wanted):
-            continue
-        shown = info.name if selection.whole_names else relative
+        if (info.is_marker and not wanted) or not self._selection.match.match(wanted):
+            return
+        shown = info.name if self._selection.whole_names else relative
         try:
             path = RelativePath(shown.rstrip("/") if info.is_marker else shown)
-            if info.is_marker:
-                directories.append(path)
-            else:
-                existing = size_at(path)
-                taken += [str(path)] if existing is not None and overwrite == "fail" else []
-                verdict, detail = _verdict(existing, info.size, overwrite)
-                fetches.append(Fetch(info, ObjectName(info.name), path, verdict, detail))
-            check.add(path, folder=info.is_marker)
+            fetch = None if info.is_marker else self._fetch(info, path)
         except UnsafeName as fault:
-            check.refuse(fault)
-    check.raise_faults("the listing")
-    _refuse_taken(taken, "The destination")
-    return DownloadPlan(tuple(fetches), tuple(directories))
+            self._check.refuse(fault)
+            return
+        try:
+            self._check.add(path, folder=info.is_marker)
+        except OutOfOrder:
+            self._check_again()
+            self._check.add(path, folder=info.is_marker)
+        if fetch is None:
+            self.directories.append(path)
+        else:
+            self.fetches.append(fetch)
+
+    def _fetch(self, info: ObjectInfo, path: RelativePath) -> Fetch:
+        existing = self._size_at(path)
+        if existing is not None and self._overwrite == "fail":
+            self._taken.add(str(path))
+        verdict, detail = _verdict(existing, info.size, self._overwrite)
+        fetch = Fetch(info, ObjectName(info.name), path, verdict, detail)
+        self.size += info.size if verdict != "keep" else 0
+        self.needed += info.size if verdict == "move" else 0
+        return fetch
+
+    def _check_again(self) -> None:
+        """Check all names that came, and those to come, as one must where they have no order."""
+        check = NameCheck(self._rules, unsafe=self._check.unsafe)
+        for directory in self.directories:
+            check.add(directory, folder=True)
+        for fetch in self.fetches:
+            check.add(fetch.path)
+        self._check = check
+
+    def finish(self) -> DownloadPlan:
+        """Return the whole plan.
+
+        Raises:
+            UnsafeName: a name would leave the destination or cannot be a file.
+            NameCollision: two objects would be one file.
+            ObjectExists: `overwrite="fail"` and a file is there.
+        """
+        self._check.raise_faults("the listing")
+        self._taken.refuse()
+        return DownloadPlan(self.fetches, self.directories, self.size, self.needed)
 
 
 @dataclass(frozen=True)
@@ -133,6 +182,14 @@ class SourceFile:
     path: RelativePath
     relative: RelativePath
     size: int
+
+
+def source_files() -> Spool[SourceFile]:
+    """Return an empty sequence for the files of a source."""
+    return Spool(
+        lambda file: (str(file.path), str(file.relative), file.size),
+        lambda packed: SourceFile(RelativePath(packed[0]), RelativePath(packed[1]), packed[2]),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,51 +203,77 @@ class Send:
     detail: str = ""
 
 
+def _pack_send(item: Send) -> tuple[Any, ...]:
+    file, replaced = item.source, item.replaces
+    source = (str(file.path), str(file.relative), file.size)
+    # marshal knows texts, and no names that are checked
+    return (source, str(item.name), item.verdict, replaced and astuple(replaced), item.detail)
+
+
+def _unpack_send(packed: tuple[Any, ...]) -> Send:
+    (path, relative, size), name, verdict, replaced, detail = packed
+    return Send(
+        SourceFile(RelativePath(path), RelativePath(relative), size),
+        ObjectName(name),
+        verdict,
+        replaced and ObjectInfo(*replaced),
+        detail,
+    )
+
+
 @dataclass(frozen=True)
 class UploadPlan:
-    """What an upload will do."""
+    """What an upload will do; `size` is the bytes that may have to be moved."""
 
-    sends: tuple[Send, ...]
+    sends: Sequence[Send]
+    size: int
 
-    @property
-    def size(self) -> int:
-        """Bytes that may have to be moved."""
-        return sum(item.source.size for item in self.sends if item.verdict != "keep")
+
+def check_names(files: Iterable[SourceFile], target: str, rules: NameRules) -> None:
+    """Return when every file can be an object below `target`; `rules` are those of the service.
+
+    Raises:
+        UnsafeName: the service cannot hold a name as it is.
+        NameCollision: two files would be one object.
+    """
+    try:
+        _check_names(files, target, name_check(rules))
+    except OutOfOrder:
+        _check_names(files, target, NameCheck(rules))
+
+
+def _check_names(files: Iterable[SourceFile], target: str, check: NameCheck) -> None:
+    for file in files:
+        try:
+            check.add(tuple(ObjectName(join(target, str(file.relative))).split("/")))
+        except UnsafeName as fault:  # noqa: PERF203 - all of them are listed
+            check.refuse(fault)
+    check.raise_faults("the source")
 
 
 def plan_upload(
     files: Iterable[SourceFile],
     target: str,
-    rules: NameRules,
     overwrite: Overwrite,
-    existing: Mapping[str, ObjectInfo],
+    existing: Callable[[ObjectName], ObjectInfo | None],
 ) -> UploadPlan:
-    """Decide for every local file, before a byte moves.
-
-    `rules` are those of the service; `existing` holds what stands below `target` now.
+    """Decide for every local file, before a byte moves; `existing` tells what stands at a name.
 
     Raises:
-        UnsafeName: the service cannot hold a name as it is.
-        NameCollision: two files would be one object.
         ObjectExists: `overwrite="fail"` and an object is there.
     """
-    check = NameCheck(rules)
-    sends: list[Send] = []
-    taken: list[str] = []
+    sends = Spool(_pack_send, _unpack_send)
+    taken, size = _Taken("The datastore"), 0
     for file in files:
-        try:
-            name = ObjectName(join(target, str(file.relative)))
-        except UnsafeName as fault:
-            check.refuse(fault)
-            continue
-        check.add(tuple(name.split("/")))
-        found = existing.get(name)
-        taken += [name] if found is not None and overwrite == "fail" else []
+        name = ObjectName(join(target, str(file.relative)))
+        found = existing(name)
+        if found is not None and overwrite == "fail":
+            taken.add(name)
         verdict, detail = _verdict(found.size if found else None, file.size, overwrite)
         sends.append(Send(file, name, verdict, found, detail))
-    check.raise_faults("the source")
-    _refuse_taken(taken, "The datastore")
-    return UploadPlan(tuple(sends))
+        size += file.size if verdict != "keep" else 0
+    taken.refuse()
+    return UploadPlan(sends, size)
 
 
 def _verdict(existing: int | None, size: int, overwrite: Overwrite) -> tuple[Verdict, str]:
@@ -206,9 +289,23 @@ def _verdict(existing: int | None, size: int, overwrite: Overwrite) -> tuple[Ver
     return ("compare" if existing == size else "move"), ""
 
 
-def _refuse_taken(taken: list[str], where: str) -> None:
-    if taken:
-        shown = ", ".join(map(repr, taken[:_SHOWN])) + (", ..." if len(taken) > _SHOWN else "")
-        raise ObjectExists(
-            f"Nothing was moved: {where} has {len(taken)} of the files already ({shown}) and overwrite is 'fail'."
-        )
+@dataclass
+class _Taken:
+    """The names that are there already, where none may be."""
+
+    where: str
+    shown: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.shown) < _SHOWN:
+            self.shown.append(name)
+
+    def refuse(self) -> None:
+        if self.count:
+            shown = ", ".join(map(repr, self.shown)) + (", ..." if self.count > _SHOWN else "")
+            raise ObjectExists(
+                f"Nothing was moved: {self.where} has {self.count} of the files already ({shown}) and overwrite is "
+                "'fail'."
+            )

@@ -14,7 +14,10 @@ class Progress(Protocol):
     """Is told how a transfer goes; called from many threads."""
 
     def begin(self, title: str, objects: int, size: int) -> None:
-        """Take note of what is to be moved."""
+        """Take note of what is to be moved, as far as that is known."""
+
+    def grow(self, objects: int, size: int) -> None:
+        """Take note of what is to be moved in all: the plan was longer than it looked."""
 
     def moved(self, size: int) -> None:
         """Take note of that many bytes more."""
@@ -30,6 +33,9 @@ class Silent:
     """Shows nothing."""
 
     def begin(self, title: str, objects: int, size: int) -> None:
+        """Do nothing."""
+
+    def grow(self, objects: int, size: int) -> None:
         """Do nothing."""
 
     def moved(self, size: int) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
+from typing import Any, Literal, overload
+
+from prefect_datastores.staging.spool import Spool
 
 Direction = Literal["download", "upload"]
 Action = Literal["moved", "unchanged", "skipped", "ignored", "failed", "cancelled"]
@@ -30,15 +34,58 @@ class ObjectRow:
     cached: bool = False
 
 
+def object_rows() -> Spool[tuple[int, ObjectRow]]:
+    """Return an empty sequence for rows and their places among the objects of a plan."""
+    return Spool(
+        # marshal knows texts, and no names that are checked
+        lambda placed: (placed[0], (str(placed[1].name), *astuple(placed[1])[1:])),
+        lambda packed: (packed[0], ObjectRow(*packed[1])),
+    )
+
+
+class Rows(Sequence[ObjectRow]):
+    """Rows that are too many for memory, in the order in which their objects were done."""
+
+    def __init__(self, placed: Spool[tuple[int, ObjectRow]]) -> None:
+        self._placed = placed
+
+    def __len__(self) -> int:
+        return len(self._placed)
+
+    def __iter__(self) -> Iterator[ObjectRow]:
+        return (row for _, row in self._placed)
+
+    @overload
+    def __getitem__(self, index: int) -> ObjectRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ObjectRow]: ...
+    def __getitem__(self, index: int | slice) -> ObjectRow | Sequence[ObjectRow]:
+        """Return one row, or several."""
+        if isinstance(index, slice):
+            return tuple(row for _, row in self._placed[index])
+        return self._placed[index][1]
+
+
+def in_order(placed: Spool[tuple[int, ObjectRow]]) -> Sequence[ObjectRow]:
+    """Return the rows in the order of their objects; where they are too many, in that of their ends."""
+    if placed.is_short:
+        return tuple(row for _, row in sorted(placed, key=lambda pair: pair[0]))
+    return Rows(placed)
+
+
 @dataclass(frozen=True)
 class TransferReport:
-    """A finished transfer; `seconds` is wall time, sizes are bytes."""
+    """A finished transfer; `seconds` is wall time, sizes are bytes.
+
+    `rows` are in the order of the objects' names; where they are more than 10,000, in the order in
+    which objects were done.
+    """
 
     # No word: Prefect takes a task that gets an equal constant for one that depends on this result.
     is_upload: bool
     source: str
     destination: str
-    rows: tuple[ObjectRow, ...]
+    rows: Sequence[ObjectRow]
     seconds: float
 
     @property
@@ -50,15 +97,20 @@ class TransferReport:
         """Return the rows with one of the actions."""
         return tuple(row for row in self.rows if row.action in actions)
 
+    @cached_property
+    def actions(self) -> Mapping[Action, int]:
+        """How many objects had which outcome."""
+        return Counter(row.action for row in self.rows)
+
     @property
     def count(self) -> int:
         """How many objects were moved."""
-        return len(self.of("moved"))
+        return self.actions.get("moved", 0)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """How many bytes the moved objects have."""
-        return sum(row.size for row in self.of("moved"))
+        return sum(row.size for row in self.rows if row.action == "moved")
 
     @property
     def failed(self) -> tuple[ObjectRow, ...]:
@@ -79,7 +131,7 @@ class TransferReport:
             "count": self.count,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
-            "actions": dict(Counter(row.action for row in self.rows)),
+            "actions": dict(self.actions),
             "unverified": len(self.unverified),
             "objects": [asdict(row) for row in self.rows],
         }
@@ -97,11 +149,12 @@ class TransferReport:
         ]
         if cached := sum(row.cached for row in self.rows):
             parts.append(f"{cached} from the cache")
-        for action in ("unchanged", "skipped", "ignored", "failed", "cancelled"):
-            if rows := self.of(action):
-                parts.append(f"{len(rows)} {action}")
-        if self.unverified:
-            parts.append(f"{len(self.unverified)} verified by length only")
+        others: tuple[Action, ...] = ("unchanged", "skipped", "ignored", "failed", "cancelled")
+        for action in others:
+            if count := self.actions.get(action):
+                parts.append(f"{count} {action}")
+        if unverified := len(self.unverified):
+            parts.append(f"{unverified} verified by length only")
         return "; ".join(parts) + "."
 
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from prefect_datastores.errors import (
@@ -27,7 +28,14 @@ from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import failed_row, raise_failures
 from prefect_datastores.staging.engine import Lanes, Limits, run
-from prefect_datastores.staging.plan import Overwrite, Send, UploadPlan, plan_upload
+from prefect_datastores.staging.lookup import Lookup
+from prefect_datastores.staging.plan import (
+    Overwrite,
+    Send,
+    UploadPlan,
+    check_names,
+    plan_upload,
+)
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending, key_of
@@ -43,28 +51,26 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
     """Say what an upload would do; nothing is written.
 
     Raises:
-        UnsafeName, NameCollision, ObjectExists: as `plan_upload` says.
+        UnsafeName, NameCollision, ObjectExists: as `check_names` and `plan_upload` say.
     """
-    rules = store.name_rules()
     # Names first: a bad one must not reach the service, not even in a question about it.
-    names = [item.name for item in plan_upload(source.files, target, rules, "replace", {}).sends]
-    existing = {} if overwrite == "replace" else _existing(store, target, names)
-    return plan_upload(source.files, target, rules, overwrite, existing)
+    check_names(source.files, target, store.name_rules())
+    if overwrite == "replace":
+        return plan_upload(source.files, target, overwrite, lambda _: None)
+    if len(source.files) > _FEW:
+        with (
+            contextlib.suppress(AccessDenied),  # a SAS that may read but not list
+            closing(Lookup(list_objects(store, folder_prefix(target)))) as existing,
+        ):
+            return plan_upload(source.files, target, overwrite, existing)
+    return plan_upload(source.files, target, overwrite, partial(_head, store))
 
 
-def _existing(store: ObjectStore, target: str, names: list[ObjectName]) -> dict[str, ObjectInfo]:
-    if len(names) > _FEW:
-        with contextlib.suppress(AccessDenied):  # a SAS that may read but not list
-            wanted = set(names)
-            listed = list_objects(store, folder_prefix(target))
-            return {
-                info.name: info for info in listed if info.name in wanted and not info.is_marker
-            }
-    found: dict[str, ObjectInfo] = {}
-    for name in names:
-        with contextlib.suppress(ObjectNotFound):
-            found[name] = store.head(name)
-    return found
+def _head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
+    try:
+        return store.head(name)
+    except ObjectNotFound:
+        return None
 
 
 def upload(
@@ -104,7 +110,9 @@ def upload(
                 cancellation=cancellation or Cancellation(),
                 progress=progress,
             )
-    everything = (*rows, *source.ignored)
+    everything = rows
+    if source.ignored:
+        everything = (*rows, *source.ignored)
     report = TransferReport(
         True, str(source.root), destination, everything, time.monotonic() - began
     )

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_datastores.errors import ConfigurationError, UnsafeName
 from prefect_datastores.files import local_error
 from prefect_datastores.names import NameCheck, NameRules, RelativePath, matcher
-from prefect_datastores.staging.plan import SourceFile
+from prefect_datastores.staging.plan import SourceFile, source_files
 from prefect_datastores.staging.report import ObjectRow
+from prefect_datastores.staging.spool import Spool
 from prefect_datastores.workspaces import is_part
 
 
 @dataclass
 class Source:
-    """Files below `root` in name order, and rows for what is there but is not transferred."""
+    """Files below `root` in the order of their whole names, and rows for what is there but is not transferred."""
 
     root: Path
-    files: list[SourceFile] = field(default_factory=list)
+    files: Spool[SourceFile] = field(default_factory=source_files)
     ignored: list[ObjectRow] = field(default_factory=list)
+
+    def keep(self, wanted: Callable[[SourceFile], bool]) -> None:
+        """Leave out all files but the wanted ones."""
+        files, self.files = self.files, source_files()
+        for file in filter(wanted, files):
+            self.files.append(file)
 
     def ignore(self, relative: str, why: str) -> None:
         """Take note of something that will not be transferred."""
@@ -44,50 +51,58 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
         what = "is a file; use upload_files for files" if root.exists() else "does not exist"
         raise ConfigurationError(f"The source folder {root} {what}.")
     source, match, check = Source(root), matcher(include, exclude), NameCheck(NameRules())
-    for relative, entry in _walk(root, ""):
+    for relative, path in _walk(root, ""):
         if not match.match(relative):
             continue
-        if is_part(entry.name):
+        if is_part(path.name):
             source.ignore(relative, "what an interrupted transfer left")
             continue
         try:
-            _take(source, relative, entry)
+            _take(source, relative, path)
         except UnsafeName as fault:
             check.refuse(fault)
     check.raise_faults("the source")
     return source
 
 
-def _walk(folder: Path, shown: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(folder: Path, shown: str) -> Iterator[tuple[str, Path]]:
+    """Give what is there in the order of whole names: a folder sorts by its name with a `/`."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            found = sorted(
+                f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries
+            )
     except OSError as error:
         raise local_error(error, folder) from error
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False) and not is_part(entry.name):
-            yield from _walk(folder / entry.name, f"{shown}{entry.name}/")
+    for name in found:
+        if name.endswith("/"):
+            yield from _walk(folder / name[:-1], f"{shown}{name}")
         else:
-            yield f"{shown}{entry.name}", entry
+            yield f"{shown}{name}", folder / name
 
 
-def _take(source: Source, relative: str, entry: os.DirEntry[str]) -> None:
-    path = Path(entry.path)
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not is_part(entry.name)
+
+
+def _take(source: Source, relative: str, path: Path) -> None:
+    is_link = False
     try:
-        if entry.is_symlink():
-            target = path.resolve(strict=True)
-            if not target.is_file() or not target.is_relative_to(source.root.resolve()):
+        info = path.lstat()
+        is_link = stat.S_ISLNK(info.st_mode)
+        opened = RelativePath(relative)
+        if is_link:
+            target, root = path.resolve(strict=True), source.root.resolve()
+            if not target.is_file() or not target.is_relative_to(root):
                 source.ignore(relative, "a link that does not lead to a file below the source")
                 return
-            opened = RelativePath(target.relative_to(source.root.resolve()).as_posix())
-        elif entry.is_file(follow_symlinks=False):
-            opened = RelativePath(relative)
-        else:
+            opened, info = RelativePath(target.relative_to(root).as_posix()), target.stat()
+        elif not stat.S_ISREG(info.st_mode):
             source.ignore(relative, "not a regular file")
             return
-        source.files.append(SourceFile(opened, RelativePath(relative), path.stat().st_size))
+        source.files.append(SourceFile(opened, RelativePath(relative), info.st_size))
     except (OSError, RuntimeError) as error:
-        if entry.is_symlink():  # RuntimeError: a loop of links, Python 3.12 and before
+        if is_link:  # RuntimeError: a loop of links, Python 3.12 and before
             source.ignore(relative, "a link that leads nowhere")
         elif isinstance(error, OSError):
             raise local_error(error, path) from error

@@ -1,0 +1,38 @@
+"""What a listing showed, found by name; on disk, so that a long listing takes no memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from dataclasses import astuple
+
+from prefect_datastores.stores.base import ObjectInfo
+
+
+class Lookup:
+    """Objects of one listing by their names; used by one thread at a time."""
+
+    def __init__(self, listing: Iterable[ObjectInfo]) -> None:
+        """Take in the whole listing; markers stand for folders and are left out."""
+        self._lock = threading.Lock()
+        # A database without a name lives in memory while it is small, and in a nameless file then.
+        self._rows = sqlite3.connect("", check_same_thread=False)
+        self._rows.execute(
+            "create table listed (name text primary key, size, etag, digest, modified, marker) without rowid"
+        )
+        with self._rows:
+            self._rows.executemany(
+                "insert or replace into listed values (?, ?, ?, ?, ?, ?)",
+                (astuple(info) for info in listing if not info.is_marker),
+            )
+
+    def __call__(self, name: str) -> ObjectInfo | None:
+        """Return what the listing showed at a name, or None."""
+        with self._lock:
+            row = self._rows.execute("select * from listed where name = ?", (name,)).fetchone()
+        return ObjectInfo(*row[:5]) if row else None
+
+    def close(self) -> None:
+        """Forget all of it."""
+        self._rows.close()
