@@ -68,14 +68,20 @@ class Shown(NamedTuple):
         return str(self.root.joinpath(*self.parts))
 
 
-@contextmanager
-def _translated(path: object) -> Iterator[None]:
-    try:
-        yield
-    except DatastoreError:
-        raise
-    except OSError as error:
-        raise local_error(error, path) from error
+class _translated:  # noqa: N801 - used as a statement, many times for each file: a generator takes longer
+    """Raises our errors in place of those of the disk."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: object) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, DatastoreError):
+            raise local_error(error, self._path) from error
 
 
 def _read_umask() -> int:
@@ -108,12 +114,14 @@ class Folder:
         self._touched: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
         self._workspace: Workspace | None = None
+        self._lost: list[Workspace] = []
 
     def close(self) -> None:
         """Let go of the descriptor, and of the workspace unless something in it is kept."""
-        if self._workspace is not None:
-            self._workspace.close()
-            self._workspace = None
+        for workspace in (self._workspace, *self._lost):
+            if workspace is not None:
+                workspace.close()
+        self._workspace, self._lost = None, []
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -126,6 +134,9 @@ class Folder:
 
     @contextmanager
     def _directory(self, parts: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
+        if not parts:
+            yield self._fd
+            return
         fd = os.dup(self._fd)
         try:
             for depth, part in enumerate(parts, 1):
@@ -260,7 +271,6 @@ class Folder:
             LocalDiskFull: the disk has no room for it.
             PlaceTaken: a folder stands there, or a file where a folder is needed.
         """
-        workspace = self.workspace()
         try:
             directory = self._open_place(path)
         except BaseException:
@@ -268,7 +278,19 @@ class Folder:
                 os.close(taken[1])
             raise
         with _translated(self.shown(path)):
-            return PartFile(self, path, directory, size, workspace, taken)
+            while True:
+                workspace = self.workspace()
+                try:
+                    return PartFile(self, path, directory, size, workspace, taken)
+                except FileNotFoundError:
+                    self._lose(workspace)
+
+    def _lose(self, workspace: Workspace) -> None:
+        """Begin a new workspace: somebody who took this transfer for dead removed the one it had."""
+        with self._lock:
+            if self._workspace is workspace:
+                self._lost.append(workspace)
+                self._workspace = None
 
     def _open_place(self, path: RelativePath, *, create: bool = False) -> int | None:
         """Open the directory where a file is to be; None where there is none yet."""
@@ -350,8 +372,8 @@ class PartFile:
         self._flushed = False
         try:
             self.name, self.fd = taken or self._new()
-        except BaseException:
-            if directory is not None:
+        except BaseException as error:
+            if directory is not None and not isinstance(error, FileNotFoundError):
                 os.close(directory)
             raise
         if taken is None:

@@ -17,6 +17,7 @@ from prefect_datastores.errors import ServiceBusy, StageFailed, TransferError
 from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
@@ -548,3 +549,59 @@ def test_a_lost_part_has_a_name(tmp_path: Path) -> None:
         path.unlink()
         with pytest.raises(TransferError, match="was taken away"):
             part.publish(replace=True)
+
+
+# Many at once on one destination, with locks that work and with locks that are granted to all.
+
+AT_ONCE = """
+import fcntl
+from prefect_datastores import workspaces
+from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.local import LocalStore
+mode = sys.argv[3]
+if mode != "known owners":
+    workspaces._machine = lambda: ""  # as on a disk that several machines share
+if mode == "locks for all":
+    fcntl.flock = lambda *_: None
+class Small(LocalStore):
+    capabilities = Capabilities(kind="small files", part_size=4096)
+wait()
+for turn in range(10):
+    store = Small(folder / "store")
+    report = download(store, folder / f"to{turn}", DownloadRequest(overwrite="replace"))
+    store.close()
+tell(actions=dict(report.actions))
+"""
+
+
+@pytest.mark.parametrize("mode", ["known owners", "locks", "locks for all"])
+def test_many_processes_on_one_destination_all_end_right(tmp_path: Path, mode: str) -> None:
+    files = {f"large{number}": os.urandom(5 * 4096 + 1) for number in range(4)} | {"small": b"1"}
+    make_tree(tmp_path / "store", files)
+    told = sandbox.run_together(AT_ONCE, tmp_path, *[(mode,)] * 3)
+    assert told == [{"actions": {"moved": 5}}] * 3
+    for turn in range(10):
+        assert tree(tmp_path / f"to{turn}") == files
+
+
+def test_two_that_go_on_with_one_transfer_share_what_it_left(
+    store: MemoryStore, destination: Path
+) -> None:
+    came = interrupted(store, destination, 4)
+
+    class Together(Breaking):
+        """Begins a second transfer to the same place in the middle of the first."""
+
+        def read_into(
+            self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+        ) -> None:
+            if not self.read:
+                download(counting, destination, DownloadRequest())
+            super().read_into(name, offset, buffer, pin=pin)
+
+    counting, together = Breaking(store), Together(store)
+    download(together, destination, DownloadRequest(), limits=Limits(parts=1))
+    assert tree(destination) == {"large": LARGE}
+    assert came + together.read == PARTS  # the first took it, so that the second found nothing
+    assert counting.read == PARTS

@@ -49,7 +49,7 @@ from prefect_datastores.staging.resume import Receiving, Resumption, key_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects, part_size
 
 _SHOWN = 5
-_LOST = 3  # times that another process may take the part file of one object away
+_LOST = 10  # times that another process may take the part file of one object away
 
 
 @dataclasses.dataclass(frozen=True)

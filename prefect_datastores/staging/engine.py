@@ -71,8 +71,11 @@ class Lanes:
         )
 
     def _one(self, work: Callable[[int, memoryview], None], offset: int, length: int) -> None:
-        with self.memory.holding(length) as memory:
+        memory = self.memory.take(length)
+        try:
             work(offset, memory)
+        finally:
+            self.memory.give(memory)
         self.progress.moved(length)
 
     def send_part(self, memory: memoryview, work: Callable[[], None]) -> Future[None]:

@@ -20,6 +20,7 @@ from prefect_datastores.errors import (
     DatastoreError,
     ObjectExists,
     ObjectNotFound,
+    PartLost,
     SourceChanged,
 )
 from prefect_datastores.files import Folder, local_error
@@ -44,6 +45,7 @@ from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, lis
 
 _log = logging.getLogger("prefect_datastores.staging")
 _OVERTAKEN = 3  # times that another writer of the same object may come first
+_LOST = 10  # times that another process may take the part file of one object away
 _FEW = 16  # files that are asked for one by one instead of listing the whole target
 
 
@@ -180,11 +182,19 @@ class _Sending:
         return md5_of_file(fd, lanes.cancellation) == item.replaces.digest
 
     def _move_in_spite_of_others(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
-        """Send once more what another writer's commit of the same name made the service drop."""
-        for _ in range(_OVERTAKEN if self._overwrite == "replace" else 0):
-            with contextlib.suppress(ObjectExists):
+        """Send once more what another writer's commit of the same name, or its clearing up, took away."""
+        overtaken = lost = 0
+        while True:
+            try:
                 return self._move(item, fd, lanes)
-        return self._move(item, fd, lanes)
+            except ObjectExists:  # noqa: PERF203 - few turns
+                overtaken += 1
+                if self._overwrite != "replace" or overtaken > _OVERTAKEN:
+                    raise
+            except PartLost:
+                lost += 1
+                if lost > _LOST:
+                    raise
 
     def _move(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
         before = os.fstat(fd)
