@@ -271,6 +271,7 @@ class Folder:
             LocalDiskFull: the disk has no room for it.
             PlaceTaken: a folder stands there, or a file where a folder is needed.
         """
+        workspace = self.workspace()
         try:
             directory = self._open_place(path)
         except BaseException:
@@ -278,12 +279,11 @@ class Folder:
                 os.close(taken[1])
             raise
         with _translated(self.shown(path)):
-            while True:
-                workspace = self.workspace()
-                try:
-                    return PartFile(self, path, directory, size, workspace, taken)
-                except FileNotFoundError:
-                    self._lose(workspace)
+            try:
+                return PartFile(self, path, directory, size, workspace, taken)
+            except FileNotFoundError:
+                self._lose(workspace)
+        return self.part_file(path, size)
 
     def _lose(self, workspace: Workspace) -> None:
         """Begin a new workspace: somebody who took this transfer for dead removed the one it had."""
@@ -372,8 +372,8 @@ class PartFile:
         self._flushed = False
         try:
             self.name, self.fd = taken or self._new()
-        except BaseException as error:
-            if directory is not None and not isinstance(error, FileNotFoundError):
+        except BaseException:
+            if directory is not None:
                 os.close(directory)
             raise
         if taken is None:
