@@ -295,6 +295,8 @@ def test_an_encoded_name_is_decoded() -> None:
     encoded = blob("x").replace("<Name>x", '<Name Encoded="true">a%EF%BF%BEb%25')
     (info,) = listing.page_of(page(encoded)).objects
     assert info.name == "a\ufffeb%"
+    folder = '<BlobPrefix><Name Encoded="true">a%EF%BF%BEb%25/</Name></BlobPrefix>'
+    assert listing.page_of(page(folder)).folders == ("a\ufffeb%",)
 
 
 @pytest.mark.parametrize("before", ["<Content-Length>", "<Content-Type>", "</Properties>"])

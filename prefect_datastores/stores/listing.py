@@ -24,7 +24,7 @@ from prefect_datastores.stores.base import ObjectInfo, Page
 # Between what is wanted stand whole elements, so that no match leaves its blob; `[^<]*` is quick
 # where `.*?` looks for the end at every character.
 _BLOB = re.compile(
-    r"<Blob><Name>([^<]*)</Name>(?:<(?!/|Properties)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Properties>"
+    r"<Blob><Name>([^<]*)</Name>(?:<(?!/|Name|Properties)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Properties>"
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?"
     r"<Last-Modified>([^<]*)</Last-Modified><Etag>([^<]*)</Etag>"
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Content-Length>([0-9]+)</Content-Length>"
@@ -32,6 +32,7 @@ _BLOB = re.compile(
 _FOLDER = re.compile(r"<BlobPrefix><Name>([^<]*)</Name>")
 _MARKER = re.compile(r"<NextMarker>([^<]*)</NextMarker>")
 _MD5 = "<Content-MD5>"
+_DIGEST, _ENCODED = 16, 24  # bytes of an MD5, and characters of its base64
 _IS_FOLDER = re.compile(r"<hdi_isfolder>true<|<ResourceType>directory<", re.IGNORECASE)
 _END = "</EnumerationResults>"
 _ENTITIES = {"&quot;": '"', "&apos;": "'", "&#xD;": "\r", "&#xA;": "\n", "&#x9;": "\t"}
@@ -55,7 +56,7 @@ def page_of(body: bytes) -> Page:
 
 def _quick(text: str) -> Page | None:
     """Read a page by the pattern, or return None where it is not as always."""
-    if any(sign in text for sign in ("&#", "\r", "Encoded=")) or ("!" in text and "<!" in text):
+    if "&#" in text or "\r" in text or ("!" in text and "<!" in text):
         return None
     *pieces, end = text.split("</Blob>")
     objects = []
@@ -71,11 +72,10 @@ def _quick(text: str) -> Page | None:
             md5 = piece[at : piece.find("<", at)]
         is_folder = not size and _IS_FOLDER.search(piece, found.start()) is not None
         objects.append(_info(_plain(name), size, etag, modified, md5, is_folder=is_folder))
-    folders: tuple[str, ...] = ()
-    if "<BlobPrefix>" in text:
-        folders = tuple(_plain(name).removesuffix("/") for name in _FOLDER.findall(text))
-    if "<Blob>" in end or len(folders) != text.count("<BlobPrefix>"):
+    found_folders = _FOLDER.findall(text) if (prefixes := text.count("<BlobPrefix>")) else []
+    if "<Blob>" in end or len(found_folders) != prefixes:
         return None
+    folders = tuple(_plain(name).removesuffix("/") for name in found_folders)
     marker = _MARKER.search(end)
     return Page(tuple(objects), folders, _plain(marker[1]) or None if marker else None)
 
@@ -103,6 +103,9 @@ def digest_of(md5: str) -> bytes | None:
     if not md5:
         return None
     try:
+        digest = binascii.a2b_base64(md5)  # which skips what is no base64, and is then too short
+        if len(digest) == _DIGEST and len(md5) == _ENCODED:
+            return digest
         return base64.b64decode(md5, validate=True) or None
     except (binascii.Error, ValueError):
         return None
