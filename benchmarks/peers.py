@@ -1,13 +1,16 @@
-"""One transfer by one client, as a program of its own: `peers.py CLIENT WAY PORT FOLDER NAME`.
+"""One transfer by one client, as a program of its own: `peers.py CLIENT WAY PORT FOLDER NAME FIGURES`.
 
 Each is used as its own documentation tells people in a hurry to use it, many transfers at once.
-`transfer.py` runs these one after another and measures the processes.
+`transfer.py` runs these one after another and measures the processes; seconds and CPU of the work
+itself, from the end of the client's imports to the end of its last call, are written to FIGURES.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +19,14 @@ from typing import Any
 ACCOUNT, CONTAINER = "account", "bench"
 KEY = "a2V5IG9mIHRoZSBzdGFuZC1pbg=="
 AT_ONCE, PARTS = 64, 16
+
+
+began: list[float] = []
+
+
+def begin() -> None:
+    """Take note that the client is imported, and its work begins."""
+    began[:] = [time.perf_counter(), time.process_time()]
 
 
 def files(folder: Path) -> list[Path]:
@@ -27,6 +38,7 @@ def ours(way: str, port: str, folder: Path, name: str) -> None:
     """Use this package as its README says."""
     from prefect_datastores import AccountKey, AzureBlobDatastore
 
+    begin()
     store = AzureBlobDatastore(
         account_name=ACCOUNT,
         container_name=CONTAINER,
@@ -46,6 +58,7 @@ def sdk(way: str, port: str, folder: Path, name: str) -> None:
     """Use azure-storage-blob from threads."""
     from azure.storage.blob import ContainerClient
 
+    begin()
     credential = {"account_name": ACCOUNT, "account_key": KEY}
     url = f"http://127.0.0.1:{port}/{ACCOUNT}"
     client = ContainerClient(
@@ -82,6 +95,7 @@ def obstore(way: str, port: str, folder: Path, name: str) -> None:
     import obstore as api
     from obstore.store import AzureStore
 
+    begin()
     store = AzureStore(
         CONTAINER,
         account_name=ACCOUNT,
@@ -138,6 +152,7 @@ def adlfs(way: str, port: str, folder: Path, name: str) -> None:
     """Use adlfs through fsspec."""
     from adlfs import AzureBlobFileSystem
 
+    begin()
     where = f"http://127.0.0.1:{port}/{ACCOUNT}"
     given = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={where};"
     system = AzureBlobFileSystem(connection_string=given, max_concurrency=PARTS)
@@ -149,8 +164,32 @@ def adlfs(way: str, port: str, folder: Path, name: str) -> None:
         print(len(system.find(f"{CONTAINER}/{name}")))
 
 
-CLIENTS = {"ours": ours, "sdk": sdk, "obstore": obstore, "adlfs": adlfs}
+def prefect_azure(way: str, port: str, folder: Path, name: str) -> None:
+    """Use the storage block of Prefect's own integration."""
+    from prefect_azure import AzureBlobStorageContainer, AzureBlobStorageCredentials
+
+    begin()
+    where = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    given = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={where};"
+    container = AzureBlobStorageContainer(
+        container_name=CONTAINER, credentials=AzureBlobStorageCredentials(connection_string=given)
+    )
+    if way == "up":
+        container.upload_from_folder(folder, name, overwrite=True)
+    else:
+        container.download_folder_to_path(name, folder)
+
+
+CLIENTS = {
+    "ours": ours,
+    "sdk": sdk,
+    "obstore": obstore,
+    "adlfs": adlfs,
+    "prefect-azure": prefect_azure,
+}
 
 if __name__ == "__main__":
-    _, chosen, direction, at, place, called = sys.argv
+    _, chosen, direction, at, place, called, figures = sys.argv
     CLIENTS[chosen](direction, at, Path(place), called)
+    seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+    Path(figures).write_text(json.dumps({"seconds": seconds, "cpu": cpu}))

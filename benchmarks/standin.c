@@ -6,6 +6,9 @@
  * LATENCY_MS passes before each answer; MIB_PER_SECOND bounds each connection, in either direction.
  * It speaks Put Blob, Put Block, Put Block List, Get Blob (ranges), Head, Delete, List Blobs and
  * Create Container, in path style (/account/container/name), and answers 501 to all else.
+ *
+ * A container `copies-N` is never written to: it lists N objects, a thousand in each folder, and each
+ * has the content, ETag and MD5 of the object `pattern/pattern`, so that a million need no memory.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -104,6 +107,7 @@ static void pace(const struct timespec *began, size_t moved) {
     if (due > 0.0005) usleep((useconds_t)(due * 1e6));
 }
 
+/* A body that is to come follows in the same packet (`MSG_MORE`), as a service has it. */
 static int answer(Conn *c, const char *status, size_t length, const char *format, ...) {
     char head[2048];
     int n = snprintf(head, sizeof head, "HTTP/1.1 %s\r\nx-ms-request-id: 1\r\nx-ms-version: 2024-11-04\r\nContent-Length: %zu\r\n", status, length);
@@ -112,7 +116,7 @@ static int answer(Conn *c, const char *status, size_t length, const char *format
     n += vsnprintf(head + n, sizeof head - n, format, more);
     va_end(more);
     n += snprintf(head + n, sizeof head - n, "\r\n");
-    return all(c->fd, head, n);
+    return send(c->fd, head, n, MSG_NOSIGNAL | (length && strcmp(c->method, "HEAD") ? MSG_MORE : 0)) == n;
 }
 
 static int fault(Conn *c, const char *status, const char *code) {
@@ -231,6 +235,27 @@ static int commit(Conn *c, Object *o, Part *parts) {
     return 1;
 }
 
+/* How many objects a container of copies has; 0 for any other. */
+static size_t copies_in(const char *container) {
+    size_t many = 0;
+    return sscanf(container, "copies-%zu", &many) == 1 ? many : 0;
+}
+
+static const char *copy_name(size_t index, char *into) {
+    sprintf(into, "%06zu/%03zu.bin", index / 1000, index % 1000);
+    return into;
+}
+
+/* The object of a name, or NULL; of a container of copies each is the pattern. */
+static Object *meant(const char *name) {
+    size_t many = copies_in(name), folder, index;
+    if (!many) return find(name, 0);
+    const char *own = strchr(name, '/');
+    char same[64];
+    if (!own || sscanf(own, "/%6zu/%3zu", &folder, &index) != 2 || folder * 1000 + index >= many) return NULL;
+    return strcmp(copy_name(folder * 1000 + index, same), own + 1) ? NULL : find("pattern/pattern", 0);
+}
+
 static int holds(Conn *c, Object *o) {
     char etag[40];
     snprintf(etag, sizeof etag, "\"0x%lX\"", o && o->exists ? o->version : 0);
@@ -285,7 +310,7 @@ static int put(Conn *c, const char *name) {
 
 static int get(Conn *c, const char *name, int body) {
     pthread_mutex_lock(&lock);
-    Object *o = find(name, 0);
+    Object *o = meant(name);
     int there = o && o->exists, right = there && holds(c, o);
     pthread_mutex_unlock(&lock);
     if (!there) return fault(c, "404 Not Found", "BlobNotFound");
@@ -346,12 +371,15 @@ static int list(Conn *c, const char *container) {
     asked(c, "prefix", prefix), asked(c, "marker", marker), asked(c, "delimiter", delimiter), asked(c, "maxresults", most);
     size_t left = most[0] ? strtoul(most, NULL, 10) : 5000, base = strlen(container) + 1;
     if (left > 5000) left = 5000;
-    snprintf(start, sizeof start, "%s/%s", container, prefix);
-    size_t wanted = strlen(start);
+    snprintf(start, sizeof start, "%s/", container);
+    size_t wanted = strlen(prefix);
     Text t = {malloc(4 * NAME_ROOM), 0, 4 * NAME_ROOM};
     add(&t, "\xEF\xBB\xBF<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"http://127.0.0.1/\" ContainerName=\"%s\"><Blobs>", container);
     pthread_mutex_lock(&lock);
-    if (live_dirty) {
+    size_t many = copies_in(container);
+    Object *pattern = many ? find("pattern/pattern", 0) : NULL;
+    if (many && !pattern) many = 0;
+    if (live_dirty && !pattern) {
         sorted = realloc(sorted, (count + 1) * sizeof *sorted), live = 0;
         for (size_t b = 0; b < BUCKETS; b++)
             for (Object *o = table[b]; o; o = o->next)
@@ -359,34 +387,39 @@ static int list(Conn *c, const char *container) {
         qsort(sorted, live, sizeof *sorted, by_name);
         live_dirty = 0;
     }
+    /* Names of copies are without the container, those of objects with it. */
+    char own[64];
+    size_t skip = pattern ? 0 : base, low = 0, high = pattern ? many : live;
+    #define NAME(i) (pattern ? copy_name(i, own) : sorted[i]->name)
+    #define BELOW(i) (!strncmp(NAME(i) + skip, prefix, wanted) && (pattern || !strncmp(sorted[i]->name, start, base)))
+    size_t end = high;
     char from[2 * NAME_ROOM];
-    snprintf(from, sizeof from, "%s/%s", container, marker[0] ? marker : prefix);
-    size_t low = 0, high = live;
+    snprintf(from, sizeof from, "%s%s%s", pattern ? "" : container, pattern ? "" : "/", marker[0] ? marker : prefix);
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (strcmp(sorted[middle]->name, from) < 0) low = middle + 1; else high = middle;
+        if (strcmp(NAME(middle), from) < 0) low = middle + 1; else high = middle;
     }
     char folder[NAME_ROOM] = "";
-    for (; low < live && left && !strncmp(sorted[low]->name, start, wanted); low++) {
-        Object *o = sorted[low];
-        char *cut = delimiter[0] ? strchr(o->name + wanted, '/') : NULL;
+    for (; low < end && left && BELOW(low); low++) {
+        Object *o = pattern ? pattern : sorted[low];
+        const char *called = NAME(low) + skip, *cut = delimiter[0] ? strchr(called + wanted, '/') : NULL;
         if (cut) {
-            size_t length = cut + 1 - (o->name + base);
-            if (strlen(folder) == length && !strncmp(folder, o->name + base, length)) continue;
-            copy(folder, sizeof folder, o->name + base, length);
+            size_t length = cut + 1 - called;
+            if (strlen(folder) == length && !strncmp(folder, called, length)) continue;
+            copy(folder, sizeof folder, called, length);
             add(&t, "<BlobPrefix><Name>%s</Name></BlobPrefix>", escaped(folder, name));
         } else {
             add(&t, "<Blob><Name>%s</Name><Properties><Creation-Time>%s</Creation-Time><Last-Modified>%s</Last-Modified><Etag>0x%lX</Etag>"
                 "<Content-Length>%zu</Content-Length><Content-Type>%s</Content-Type><Content-Encoding /><Content-Language /><Content-CRC64 />",
-                escaped(o->name + base, name), o->modified, o->modified, o->version, o->size, o->type);
+                escaped(called, name), o->modified, o->modified, o->version, o->size, o->type);
             if (o->md5[0]) add(&t, "<Content-MD5>%s</Content-MD5>", o->md5);
             add(&t, "<Cache-Control /><Content-Disposition /><BlobType>BlockBlob</BlobType><AccessTier>Hot</AccessTier><AccessTierInferred>true</AccessTierInferred>"
                 "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState><ServerEncrypted>true</ServerEncrypted></Properties><OrMetadata /></Blob>");
         }
         left--;
     }
-    int more = low < live && !strncmp(sorted[low]->name, start, wanted);
-    add(&t, "</Blobs><NextMarker>%s</NextMarker></EnumerationResults>", more ? escaped(sorted[low]->name + base, name) : "");
+    int more = low < end && BELOW(low);
+    add(&t, "</Blobs><NextMarker>%s</NextMarker></EnumerationResults>", more ? escaped(NAME(low) + skip, name) : "");
     pthread_mutex_unlock(&lock);
     int done = answer(c, "200 OK", t.length, "Content-Type: application/xml\r\n") && all(c->fd, t.data, t.length);
     free(t.data);

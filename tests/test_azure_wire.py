@@ -27,6 +27,7 @@ from prefect_datastores.errors import (
     IntegrityError,
     TransferError,
 )
+from prefect_datastores.names import ObjectName
 from prefect_datastores.stores import listing
 from prefect_datastores.stores.base import Page, list_objects
 from prefect_datastores.stores.blob import BlobStore
@@ -150,6 +151,21 @@ def test_a_sign_in_that_gives_no_token_says_why() -> None:
             AuthenticationFailed, match=r"failed before it was asked: AADSTS7000215"
         ):
             store.check_root()
+
+
+def test_an_object_of_one_part_travels_under_the_digest_that_is_kept(
+    azurite: Azurite, container: ContainerClient
+) -> None:
+    name, content = ObjectName("a"), content_of(5000)
+    with closing(
+        BlobStore(azurite.url, container.container_name, account_key=azurite.key)
+    ) as store:
+        put(store, name, content)
+        writing = store.begin_write(name, len(content))
+        writing.write_part(0, 0, memoryview(b"x" + content[1:]))  # as memory that went bad
+        with pytest.raises(IntegrityError, match="damaged on its way"):
+            writing.commit(hashlib.md5(content).digest())
+        assert store.head(name).digest == hashlib.md5(content).digest()
 
 
 def test_what_the_service_says_is_in_the_error() -> None:
@@ -279,13 +295,23 @@ def test_an_encoded_name_is_decoded() -> None:
     encoded = blob("x").replace("<Name>x", '<Name Encoded="true">a%EF%BF%BEb%25')
     (info,) = listing.page_of(page(encoded)).objects
     assert info.name == "a\ufffeb%"
+    folder = '<BlobPrefix><Name Encoded="true">a%EF%BF%BEb%25/</Name></BlobPrefix>'
+    assert listing.page_of(page(folder)).folders == ("a\ufffeb%",)
 
 
-def test_a_folder_of_a_hierarchical_account_is_a_marker() -> None:
-    of_datalake = "<ResourceType>directory</ResourceType>"
-    quick, thorough = both(page(blob("folder", size="0", more=of_datalake)))
+@pytest.mark.parametrize("before", ["<Content-Length>", "<Content-Type>", "</Properties>"])
+def test_a_folder_of_a_hierarchical_account_is_a_marker(before: str) -> None:
+    of_datalake = "<Owner/><Group />" + "<ResourceType>directory</ResourceType>"
+    folder = blob("folder", size="0").replace(before, of_datalake + before)
+    quick, thorough = both(page(folder, blob("file", size="0"), blob("full", size="1")))
     assert quick == thorough
-    assert thorough.objects[0].is_marker
+    assert [info.is_marker for info in thorough.objects] == [True, False, False]
+
+
+def test_metadata_may_have_the_names_of_elements() -> None:
+    named = "<Metadata><Blob>x</Blob><Etag>y</Etag></Metadata>"
+    body = page(blob("a").replace("<OrMetadata/>", named), blob("b"))
+    assert listing.page_of(body) == listing.page_of(page(blob("a"), blob("b")))
 
 
 @pytest.mark.parametrize(

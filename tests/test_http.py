@@ -25,7 +25,7 @@ from prefect_datastores.errors import (
     ServiceBusy,
 )
 from prefect_datastores.redaction import MASK, scrub
-from prefect_datastores.stores.connection import Head
+from prefect_datastores.stores.connection import Head, Headers
 from prefect_datastores.stores.http import HttpClient, Timeouts
 
 QUICK = Timeouts(connect=10.0, stall=1.0)
@@ -287,6 +287,33 @@ def test_a_slow_answer_that_goes_on_is_waited_for() -> None:
 
     with wire(slow) as heard, client(heard) as http:
         assert http.send("GET", "/", {}).body == b"0123456789"
+
+
+LINES = st.sampled_from(
+    [
+        "ETag: a",
+        "etag:b",
+        "X-ETag: c",
+        "ETag : d",
+        " ETag: e",
+        "ETagged: f",
+        "X: etag: g",
+        "no colon",
+    ]
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(lines=st.lists(LINES, max_size=6))
+def test_a_header_is_found_as_if_all_were_read(lines: list[str]) -> None:
+    pairs = [line.partition(":") for line in lines]
+    read = {name.lower(): value.strip() for name, colon, value in pairs if colon}
+    headers = Headers("\r\n".join(["HTTP/1.1 200 OK", *lines]))
+    assert dict(headers) == read
+    assert len(headers) == len(read)
+    for name in ("etag", "x-etag", "x", "tag", "etag "):
+        assert headers.get(name) == read.get(name)
+        assert (name in headers) is (name in read)
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import unescape
@@ -32,6 +33,7 @@ from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"
 _AGENT = "prefect-datastores"
+_NONE: Mapping[str, str] = MappingProxyType({})
 _PASSING = {408, 429, 500, 502, 503, 504}
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
@@ -84,7 +86,7 @@ class AzureService:
         method: str,
         name: str = "",
         query: Query = (),
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = _NONE,
         body: bytes | memoryview = b"",
         receive: Receive | None = None,
     ) -> Answer:
@@ -99,14 +101,14 @@ class AzureService:
                 "x-ms-date": _date(int(time.time())),
                 "x-ms-version": _VERSION,
                 "User-Agent": _AGENT,
-                **(headers or {}),
+                **headers,
             }
             request = Request(method, path, query, given, len(body))
             target, signed = self._signer.sign(request)
             answer = self._http.send(method, target, signed, body, receive)
-            refused = answer.status == 401  # noqa: PLR2004
-            challenge = answer.headers.get("www-authenticate", "")
-            if last or not refused or not self._signer.renew(challenge):
+            if last or answer.status != 401:  # noqa: PLR2004
+                break
+            if not self._signer.renew(answer.headers.get("www-authenticate", "")):
                 break
         if answer.status >= 300:  # noqa: PLR2004
             raise self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)

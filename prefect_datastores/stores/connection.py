@@ -8,8 +8,8 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeVar, overload
 
 from prefect_datastores.errors import IntegrityError, ServiceBusy
 
@@ -19,22 +19,67 @@ _JOINED = 16 * 1024  # a body up to this length is sent with its head in one go
 _SLICE = 64 * 1024
 _IDLE_SECONDS = 45.0  # services and the proxies before them close what is idle for longer
 _NO_BODY = {204, 304}
+_END = b"\r\n\r\n"
+_VERSIONS = ("HTTP/1.1 ", "HTTP/1.0 ")
+
+Other = TypeVar("Other")
 
 
-@dataclass(frozen=True)
-class Head:
-    """The status and headers of an answer; header names are in lower case."""
+class Headers(Mapping[str, str]):
+    """The headers of an answer by name in lower case; of two with one name the last counts.
+
+    A header is looked for when it is asked for: an answer has twenty, of which three are.
+    """
+
+    __slots__ = ("_lower", "_text")
+
+    def __init__(self, text: str) -> None:
+        """Take a head without its end."""
+        # Latin-1 has no character whose lower case is longer, so that places are the same in both.
+        self._text, self._lower = text, text.lower()
+
+    def __getitem__(self, name: str) -> str:
+        mark = f"\r\n{name}:"
+        found = self._lower.rfind(mark)
+        if found < 0:
+            raise KeyError(name)
+        start = found + len(mark)
+        end = self._text.find("\r\n", start)
+        return self._text[start : end if end >= 0 else None].strip()
+
+    def __contains__(self, name: object) -> bool:
+        return f"\r\n{name}:" in self._lower
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+    @overload
+    def get(self, name: str, /, default: str | Other) -> str | Other: ...
+    def get(self, name: str, /, default: str | Other | None = None) -> str | Other | None:
+        """Return a header, or the default where there is none."""
+        return self[name] if f"\r\n{name}:" in self._lower else default
+
+    def __iter__(self) -> Iterator[str]:
+        lines = self._lower.split("\r\n")[1:]
+        return iter(dict.fromkeys(line.partition(":")[0] for line in lines if ":" in line))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Head(NamedTuple):
+    """The status and headers of an answer."""
 
     status: int
-    headers: Mapping[str, str]
-    version: str = "HTTP/1.1"
+    headers: Headers
+    version: str
 
 
-@dataclass(frozen=True)
-class Answer(Head):
+class Answer(NamedTuple):
     """A whole answer; `body` is empty where it went into the caller's memory."""
 
-    body: bytes = b""
+    status: int
+    headers: Headers
+    body: bytes
 
 
 Receive = Callable[[Head], "memoryview | None"]
@@ -61,6 +106,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._room = bytearray(_HEAD_ROOM)
+        self._view = memoryview(self._room)
         self._at = self._end = 0  # what was received and not yet taken
         self._used = time.monotonic()
 
@@ -89,30 +135,30 @@ class Connection:
             self._send(head, body)
         except (BrokenPipeError, ConnectionResetError):
             keep = False  # a service that refuses a request may say why before it has all of it
-        answered = self._read_head()
-        while answered.status < 200:  # noqa: PLR2004 - 1xx: the answer itself follows
-            answered = self._read_head()
+        status, headers, version = answered = self._read_head()
+        while status < 200:  # noqa: PLR2004 - 1xx: the answer itself follows
+            status, headers, version = answered = self._read_head()
         content = b""
-        if method != "HEAD" and answered.status not in _NO_BODY:
-            target = receive(answered) if receive else None
-            content = self._read_body(answered.headers, target)
-            keep = keep and _has_end(answered.headers)
+        if method != "HEAD" and status not in _NO_BODY:
+            content = self._read_body(headers, receive(answered) if receive else None)
+            keep = keep and _has_end(headers)
         self._used = time.monotonic()
-        keep = keep and answered.version == "HTTP/1.1"
-        keep = keep and answered.headers.get("connection", "").lower() != "close"
-        return Answer(
-            answered.status, answered.headers, body=content
-        ), keep and self._at == self._end
+        keep = keep and self._at == self._end and version == "HTTP/1.1"
+        keep = keep and headers.get("connection", "").lower() != "close"
+        return Answer(status, headers, content), keep
 
     def _send(self, head: bytes, body: bytes | memoryview) -> None:
-        if len(body) <= _JOINED:
-            self._socket.sendall(head + bytes(body) if body else head)
+        if not body:
+            self._socket.sendall(head)
         elif self._plain:
-            done = self._socket.sendmsg([head, body])
+            done = self._socket.sendmsg((head, body))
             if done < len(head):
                 self._socket.sendall(head[done:])
                 done = len(head)
-            self._socket.sendall(memoryview(body)[done - len(head) :])
+            if done < len(head) + len(body):
+                self._socket.sendall(memoryview(body)[done - len(head) :])
+        elif len(body) <= _JOINED:
+            self._socket.sendall(head + bytes(body))
         else:
             self._socket.sendall(head)
             view = memoryview(body)
@@ -140,7 +186,7 @@ class Connection:
                 raise IntegrityError("An answer has a head, or a line, that is far too long.")
             rest = self._room[self._at : self._end]
             self._room[: len(rest)], self._at, self._end = rest, 0, len(rest)
-        got = self._receive(memoryview(self._room)[self._end :])
+        got = self._receive(self._view[self._end :] if self._end else self._view)
         self._end += got
         return got
 
@@ -160,23 +206,22 @@ class Connection:
 
     def _read_head(self) -> Head:
         try:
-            first, *lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+            text = self._until(_END).decode("latin-1")
         except ConnectionResetError:
             raise ClosedEarly from None
-        version, _, rest = first.partition(" ")
-        if version not in {"HTTP/1.1", "HTTP/1.0"} or not rest[:3].isdigit():
-            raise IntegrityError(f"What answered does not speak HTTP/1.1: {first[:40]!r}.")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        return Head(int(rest[:3]), headers, version)
+        if not text.startswith(_VERSIONS) or not text[9:12].isdecimal():
+            shown = text.partition("\r\n")[0][:40]
+            raise IntegrityError(f"What answered does not speak HTTP/1.1: {shown!r}.")
+        return Head(int(text[9:12]), Headers(text), text[:8])
 
     def _read_body(self, headers: Mapping[str, str], target: memoryview | None) -> bytes:
         """Return the body, or nothing once it is in `target`, which it has to fill."""
-        if "content-length" in headers and "transfer-encoding" not in headers:
-            length = _length(headers["content-length"])
+        announced = headers.get("content-length")
+        if announced is not None and "transfer-encoding" not in headers:
+            length = _length(announced)
             if target is None:
+                if not length:
+                    return b""
                 _check_length(length)
                 content = bytearray(length)
                 self._fill(memoryview(content))
@@ -193,8 +238,9 @@ class Connection:
 
     def _fill(self, target: memoryview) -> None:
         known = min(self._end - self._at, len(target))
-        target[:known] = memoryview(self._room)[self._at : self._at + known]
-        self._at += known
+        if known:
+            target[:known] = self._view[self._at : self._at + known]
+            self._at += known
         while known < len(target):
             got = self._receive(target[known:])
             if not got:
@@ -232,7 +278,7 @@ def _has_end(headers: Mapping[str, str]) -> bool:
 
 
 def _length(announced: str) -> int:
-    if not announced.isdigit():
+    if not announced.isdecimal():
         raise IntegrityError(f"An answer announces a length of {announced[:20]!r}.")
     return int(announced)
 

@@ -30,6 +30,7 @@ from prefect_datastores.stores.connection import Answer, ClosedEarly, Connection
 from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 
 _log = logging.getLogger("prefect_datastores.http")
+_WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class HttpClient:
         split = urlsplit(url)
         self._url, self._timeouts = url, timeouts or Timeouts()
         self._host, self._port = address_of(split)
-        self._netloc = split.netloc
         self._origin = f"{split.scheme}://{split.netloc}"
         self._proxy = proxy_for(split)
         self._tls = tls_context() if split.scheme == "https" else None
+        self._to_proxy = self._proxy if self._tls is None else None
+        self._host_line = f" HTTP/1.1\r\nHost: {split.netloc}\r\n"
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
@@ -79,26 +81,28 @@ class HttpClient:
             IntegrityError: what came is no HTTP, or longer than was announced.
         """
         head = self._head(method, target, headers, len(body))
+        if not _log.isEnabledFor(logging.DEBUG):
+            return self._exchange(method, head, body, receive)
         began = time.monotonic()
         answer = self._exchange(method, head, body, receive)
-        if _log.isEnabledFor(logging.DEBUG):
-            milliseconds = (time.monotonic() - began) * 1000
-            shown = scrub(f"{method} {self._origin}{target}")
-            _log.debug("%s: %d, %.0f ms", shown, answer.status, milliseconds)
+        milliseconds = (time.monotonic() - began) * 1000
+        shown = scrub(f"{method} {self._origin}{target}")
+        _log.debug("%s: %d, %.0f ms", shown, answer.status, milliseconds)
         return answer
 
     def _head(self, method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
-        if self._proxy is not None and self._tls is None:  # a plain proxy wants to know where to go
+        if self._to_proxy is not None:  # a plain proxy wants to know where to go
             target = f"{self._origin}{target}"
-            headers = {**self._proxy.headers, **headers}
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._netloc}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        if length or method not in {"GET", "HEAD", "DELETE"}:
-            lines.append(f"Content-Length: {length}")
-        if any("\r" in line or "\n" in line for line in lines):
+            headers = {**self._to_proxy.headers, **headers}
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if length or method not in _WITHOUT_BODY:
+            lines.append(f"Content-Length: {length}\r\n")
+        head = f"{method} {target}{self._host_line}{''.join(lines)}\r\n"
+        breaks = len(lines) + 3  # the request's line, the host's, and the empty one
+        if head.count("\r") != breaks or head.count("\n") != breaks:
             raise ConfigurationError("A line break in a request's head is refused.")
         try:
-            return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+            return head.encode("latin-1")
         except UnicodeEncodeError:  # which would show all of it
             raise ConfigurationError(
                 "A request's head has a character that it cannot hold; is the SAS token whole?"

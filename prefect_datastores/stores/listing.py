@@ -21,14 +21,18 @@ from xml.sax.saxutils import unescape
 from prefect_datastores.errors import IntegrityError
 from prefect_datastores.stores.base import ObjectInfo, Page
 
+# Between what is wanted stand whole elements, so that no match leaves its blob; `[^<]*` is quick
+# where `.*?` looks for the end at every character.
 _BLOB = re.compile(
-    r"<Blob><Name>([^<]*)</Name>.*?<Properties>.*?<Last-Modified>([^<]*)</Last-Modified><Etag>([^<]*)</Etag>"
-    r"(.*?)<Content-Length>([0-9]+)</Content-Length>(.*?)</Blob>",
-    re.DOTALL,
+    r"<Blob><Name>([^<]*)</Name>(?:<(?!/|Name|Properties)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Properties>"
+    r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?"
+    r"<Last-Modified>([^<]*)</Last-Modified><Etag>([^<]*)</Etag>"
+    r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Content-Length>([0-9]+)</Content-Length>"
 )
 _FOLDER = re.compile(r"<BlobPrefix><Name>([^<]*)</Name>")
 _MARKER = re.compile(r"<NextMarker>([^<]*)</NextMarker>")
-_MD5 = re.compile(r"<Content-MD5>([^<]+)</Content-MD5>")
+_MD5 = "<Content-MD5>"
+_DIGEST, _ENCODED = 16, 24  # bytes of an MD5, and characters of its base64
 _IS_FOLDER = re.compile(r"<hdi_isfolder>true<|<ResourceType>directory<", re.IGNORECASE)
 _END = "</EnumerationResults>"
 _ENTITIES = {"&quot;": '"', "&apos;": "'", "&#xD;": "\r", "&#xA;": "\n", "&#x9;": "\t"}
@@ -52,31 +56,32 @@ def page_of(body: bytes) -> Page:
 
 def _quick(text: str) -> Page | None:
     """Read a page by the pattern, or return None where it is not as always."""
-    if any(sign in text for sign in ("<!", "&#", "\r", "Encoded=")):
+    if "&#" in text or "\r" in text or ("!" in text and "<!" in text):
         return None
-    objects = tuple(
-        _info(
-            _plain(name),
-            int(length),
-            etag,
-            modified,
-            _text_of(_MD5.search(before) or _MD5.search(after)),
-            is_folder=_IS_FOLDER.search(after) is not None,
-        )
-        for name, modified, etag, before, length, after in _BLOB.findall(text)
-    )
-    folders = tuple(_plain(name).removesuffix("/") for name in _FOLDER.findall(text))
-    if len(objects) != text.count("<Blob>") or len(folders) != text.count("<BlobPrefix>"):
+    *pieces, end = text.split("</Blob>")
+    objects = []
+    for piece in pieces:
+        found = _BLOB.match(piece, piece.find("<Blob>"))
+        if found is None:
+            return None
+        name, modified, etag, length = found.groups()
+        size, md5 = int(length), ""
+        at = piece.find(_MD5, found.end(), piece.find("</Properties>", found.end()))
+        if at >= 0:
+            at += len(_MD5)
+            md5 = piece[at : piece.find("<", at)]
+        is_folder = not size and _IS_FOLDER.search(piece, found.start()) is not None
+        objects.append(_info(_plain(name), size, etag, modified, md5, is_folder=is_folder))
+    found_folders = _FOLDER.findall(text) if (prefixes := text.count("<BlobPrefix>")) else []
+    if "<Blob>" in end or len(found_folders) != prefixes:
         return None
-    return Page(objects, folders, _plain(_text_of(_MARKER.search(text))) or None)
+    folders = tuple(_plain(name).removesuffix("/") for name in found_folders)
+    marker = _MARKER.search(end)
+    return Page(tuple(objects), folders, _plain(marker[1]) or None if marker else None)
 
 
 def _plain(text: str) -> str:
     return unescape(text, _ENTITIES) if "&" in text else text
-
-
-def _text_of(found: re.Match[str] | None) -> str:
-    return found[1] if found else ""
 
 
 def _info(
@@ -95,7 +100,12 @@ def _info(
 
 def digest_of(md5: str) -> bytes | None:
     """Return the digest that a header or element holds; None where there is none."""
+    if not md5:
+        return None
     try:
+        digest = binascii.a2b_base64(md5)  # which skips what is no base64, and is then too short
+        if len(digest) == _DIGEST and len(md5) == _ENCODED:
+            return digest
         return base64.b64decode(md5, validate=True) or None
     except (binascii.Error, ValueError):
         return None
@@ -151,8 +161,8 @@ class _Reader:
             self.is_listing = tag == "EnumerationResults"
         self._path.append(tag)
         self._text.clear()
-        if tag in {"Blob", "BlobPrefix"}:
-            self._found = {}
+        if tag in {"Blob", "BlobPrefix"} and self._path[-2:-1] == ["Blobs"]:
+            self._found = {}  # metadata may have such names as well
         if tag == "Name":
             self._encoded = attributes.get("Encoded") == "true"
 

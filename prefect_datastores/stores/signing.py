@@ -14,8 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
 from prefect_datastores.errors import AuthenticationFailed, ConfigurationError
@@ -29,14 +28,9 @@ Query = tuple[tuple[str, str], ...]
 _SCOPE = "https://storage.azure.com/.default"
 _EARLY_SECONDS = 300  # a token is renewed before it ends, so that none ends on its way
 _TENANT = re.compile(r"authorization_uri=\"?https://[^/]+/([0-9a-fA-F-]{36})")
-_SIGNED_HEADERS = (
-    *("content-encoding", "content-language", "content-length", "content-md5", "content-type"),
-    *("date", "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"),
-)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request before it is signed: `path` is encoded, the values of `query` are not."""
 
     method: str
@@ -48,8 +42,10 @@ class Request:
     @property
     def target(self) -> str:
         """The path and query as they go over the wire."""
-        asked = "&".join(f"{key}={quote(value, safe='')}" for key, value in self.query)
-        return f"{self.path}?{asked}" if asked else self.path
+        if not self.query:
+            return self.path
+        asked = "&".join([f"{key}={quote(value, safe='')}" for key, value in self.query])
+        return f"{self.path}?{asked}"
 
 
 class Signer(Protocol):
@@ -124,17 +120,24 @@ class KeySigner:
 
     def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
         """Return the request with its signature among the headers."""
-        given = {name.lower(): value for name, value in request.headers.items()}
-        given["content-length"] = str(request.length) if request.length else ""
-        lines = [request.method, *(given.get(name, "") for name in _SIGNED_HEADERS)]
-        lines += [f"{name}:{given[name]}" for name in sorted(given) if name[:5] == "x-ms-"]
-        lines.append(f"/{self._account}{request.path}")
-        lines += [f"{key}:{value}" for key, value in sorted(request.query)]
+        method, path, query, headers, length = request
+        given = {name.lower(): value for name, value in headers.items()}
+        named = "\n".join(
+            [f"{name}:{given[name]}" for name in sorted(given) if name[:5] == "x-ms-"]
+        )
+        asked = "".join([f"\n{key}:{value}" for key, value in sorted(query)])
+        get = given.get
+        text = (
+            f"{method}\n{get('content-encoding', '')}\n{get('content-language', '')}\n{length or ''}\n"
+            f"{get('content-md5', '')}\n{get('content-type', '')}\n{get('date', '')}\n"
+            f"{get('if-modified-since', '')}\n{get('if-match', '')}\n{get('if-none-match', '')}\n"
+            f"{get('if-unmodified-since', '')}\n{get('range', '')}\n{named}\n/{self._account}{path}{asked}"
+        )
         signature = self._hmac.copy()
-        signature.update("\n".join(lines).encode())
+        signature.update(text.encode())
         signed = base64.b64encode(signature.digest()).decode()
         authorization = f"SharedKey {self._account}:{signed}"
-        return request.target, {**request.headers, "Authorization": authorization}
+        return request.target, {**headers, "Authorization": authorization}
 
     def renew(self, challenge: str) -> bool:
         """Say no: a key is right or wrong."""
