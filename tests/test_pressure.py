@@ -252,9 +252,7 @@ def slowed(crew: Crew) -> Iterator[None]:
     ("error", "then"),
     [(ObjectNotFound("None."), 2), (ServiceBusy("broken"), 1), (TransferCancelled("stop"), 1)],
 )
-def test_only_an_answer_lets_requests_grow(
-    crew: Crew, error: DatastoreError, then: int
-) -> None:
+def test_only_an_answer_lets_requests_grow(crew: Crew, error: DatastoreError, then: int) -> None:
     with slowed(crew):
         crew.ask(4)
         end(crew.held.under_way(1), error)
@@ -394,7 +392,9 @@ def test_an_endless_refusal_is_asked_a_bounded_number_of_times_by_all_threads(
         for future in stored:
             with pytest.raises(ServiceBusy, match=f"answered {status}"):
                 future.result()
-        assert 8 <= proxy.count("PUT") <= 100  # 64 that are under way at first, and then 8; not 2400
+        assert (
+            8 <= proxy.count("PUT") <= 100
+        )  # 64 that are under way at first, and then 8; not 2400
     assert list(container.list_blob_names()) == []
 
 
@@ -413,5 +413,3 @@ def test_a_store_with_all_patience_is_the_store() -> None:
     store = patient(MemoryStore())
     assert put(store, "data", b"12345").size == 5
     assert store.head(NAME).size == 5
-
-
