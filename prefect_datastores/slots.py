@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
-from prefect.concurrency.sync import concurrency
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
 from prefect.runtime import task_run
 
 from prefect_datastores.display import run_log
-from prefect_datastores.errors import ConfigurationError, TransferError
+from prefect_datastores.errors import ConfigurationError, TransferCancelled, TransferError
 from prefect_datastores.settings import DatastoresSettings
 from prefect_datastores.staging.cancellation import Cancellation
 
 # The server's least: a run that is killed keeps its slot no longer. Prefect renews it meanwhile.
 _LEASE_SECONDS = 60.0
-_LONGEST_PAUSE = 10.0
-_LOCKED = 423
+_SILENT_SECONDS = 2.0
 
 
 @contextmanager
@@ -29,70 +29,100 @@ def transfer_slot(cancellation: Cancellation) -> Iterator[None]:
 
     Raises:
         ConfigurationError: the limit does not exist.
-        TransferError: Prefect's server neither gave a slot nor said that all are taken.
+        TransferError: Prefect's server gave no slot, nor a reason to wait for one.
         TransferCancelled: the stop was asked for before there was one.
     """
     name = DatastoresSettings().concurrency_limit
     if name is None:
         yield
         return
-    slot = _taken(name, cancellation)
+    slot = _Slot(name)
+    slot.take(cancellation)
     try:
         yield
     finally:
-        try:
-            slot.__exit__(None, None, None)
-        except Exception as error:  # noqa: BLE001 - what was transferred is there all the same
-            run_log().warning(
-                "The slot of the concurrency limit %r could not be given back, and is free in %.0f s "
-                "by itself: %s",
-                *(name, _LEASE_SECONDS, error),
-            )
+        slot.give_back()
 
 
-def _taken(name: str, cancellation: Cancellation) -> AbstractContextManager[None]:
-    """Return a slot that is held, once there is one.
+class _Slot:
+    """A slot that is waited for and held by a loop of its own.
 
-    Each wait is our own, not one in Prefect's queue, where a cancel is not heard.
+    Prefect's wait for a slot can be cancelled as a coroutine, and in no other way.
     """
-    waits = False
-    while True:
-        cancellation.check()
-        holder = (
-            ConcurrencyLeaseHolder(type="task_run", id=UUID(task_run.id)) if task_run.id else None
-        )
-        slot = concurrency(
-            name,
-            max_retries=0,
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held: Future[None] = Future()
+        self._over = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._hold())
+        self._thread = threading.Thread(target=self._run, name="pds-slot", daemon=True)
+
+    def take(self, cancellation: Cancellation) -> None:
+        """Return when the slot is held."""
+        self._thread.start()
+        try:
+            with cancellation.calling(self._cancel):
+                if not wait({self._held}, timeout=_SILENT_SECONDS).done:
+                    run_log().info("Waiting for a slot of the concurrency limit %r.", self._name)
+                self._held.result()
+        except CancelledError:
+            self.give_back()
+            raise TransferCancelled("The transfer was cancelled.") from None
+        except ConcurrencySlotAcquisitionError as error:
+            self.give_back()
+            raise self._refused(error) from error
+        except BaseException:
+            self._cancel()
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Return when the slot is given back; a second time changes nothing."""
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+        self._loop.close()
+
+    def _cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _hold(self) -> None:
+        run = task_run.id
+        async with concurrency(
+            self._name,
             lease_duration=_LEASE_SECONDS,
             strict=True,
-            holder=holder,
+            holder=ConcurrencyLeaseHolder(type="task_run", id=UUID(run)) if run else None,
+            # A transfer that goes on without its slot is better than one that is broken off.
             raise_on_lease_renewal_failure=False,
-        )
+        ):
+            self._held.set_result(None)
+            await self._over.wait()
+
+    def _run(self) -> None:
         try:
-            slot.__enter__()
-        except ConcurrencySlotAcquisitionError as error:
-            pause = _pause(name, error)
-        else:
-            return slot
-        if not waits:
-            run_log().info("Waiting for a slot of the concurrency limit %r.", name)
-            waits = True
-        cancellation.pause(pause)
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            if not self._held.done():
+                self._held.set_exception(CancelledError())
+        except Exception as error:  # noqa: BLE001 - it is raised where the slot is waited for
+            if not self._held.done():
+                self._held.set_exception(error)
+                return
+            run_log().warning(  # what was transferred is there all the same
+                "The slot of the concurrency limit %r could not be given back, and is free in %.0f s "
+                "by itself: %s",
+                *(self._name, _LEASE_SECONDS, error),
+            )
 
-
-def _pause(name: str, error: ConcurrencySlotAcquisitionError) -> float:
-    """Return how long to wait for a slot where all are taken, and raise where that is not the reason."""
-    cause = error.__cause__
-    if cause is None:
-        raise ConfigurationError(
-            f"The concurrency limit {name!r} that PREFECT_INTEGRATIONS_DATASTORES_CONCURRENCY_LIMIT "
-            f"names does not exist; nothing was transferred. Make it: "
-            f"prefect gcl create {name} --limit 4, or unset the variable."
-        ) from error
-    if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == _LOCKED:
-        return min(float(cause.response.headers.get("Retry-After", 1)), _LONGEST_PAUSE)
-    raise TransferError(
-        f"Prefect's server gave no slot of the concurrency limit {name!r}: {cause}. Nothing was "
-        "transferred; see that the server answers, then run it again."
-    ) from error
+    def _refused(self, error: ConcurrencySlotAcquisitionError) -> Exception:
+        if error.__cause__ is None:
+            return ConfigurationError(
+                f"The concurrency limit {self._name!r} that PREFECT_INTEGRATIONS_DATASTORES_CONCURRENCY_LIMIT "
+                "names does not exist; nothing was transferred. Make it: "
+                f"prefect gcl create {self._name} --limit 4, or unset the variable."
+            )
+        return TransferError(
+            f"Prefect's server gave no slot of the concurrency limit {self._name!r}: {error.__cause__}. "
+            "Nothing was transferred; see that the server answers, then run it again."
+        )
