@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
@@ -23,7 +23,7 @@ _LEASE_SECONDS = 60.0
 _SILENT_SECONDS = 2.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def transfer_slot(cancellation: Cancellation) -> Iterator[None]:
     """Hold a slot of the limit that the settings name, from when there is one to the block's end.
 
@@ -84,7 +84,8 @@ class _Slot:
         self._loop.close()
 
     def _cancel(self) -> None:
-        self._loop.call_soon_threadsafe(self._task.cancel)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing to cancel
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _hold(self) -> None:
         run = task_run.id
