@@ -311,6 +311,16 @@ def test_a_service_that_never_answers_well_is_left_alone_and_looked_at_now_and_t
     assert asked == 10
 
 
+def test_a_service_that_answers_well_now_and_then_is_not_left_alone() -> None:
+    time = Time()
+    pressure = Pressure(time.policy(tries=2))
+    for _ in range(20):
+        pressure.throttled(pressure.enter(), busy())
+        time.passes(0.4)  # the first pause, each time
+        pressure.answered(pressure.enter(), tells=True)
+    pressure.answered(pressure.enter(), tells=True)
+
+
 def test_the_deadline_is_one_of_all_threads() -> None:
     time = Time()
     pressure = Pressure(time.policy(tries=1000, deadline=60.0))
