@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
 
+from prefect_datastores.errors import ServiceBusy
 from prefect_datastores.staging.progress import Progress, Silent, Tally
 from prefect_datastores.staging.report import ObjectRow
+from prefect_datastores.stores.retry import Retry
 
 _ARTIFACT_SECONDS = 1.0  # an update takes 24 ms of the server's time
 _LINE_SECONDS = 10.0
@@ -23,6 +28,40 @@ def display_for(show: bool) -> Progress:
     if TaskRunContext.get() or FlowRunContext.get():
         return ArtifactProgress()
     return TerminalProgress() if sys.stderr.isatty() else Silent()
+
+
+def run_log() -> Any:
+    """Return the run's logger inside a run, the package's outside."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return get_logger("prefect_datastores")
+
+
+def retry_teller(progress: Progress) -> Callable[[Retry], None]:
+    """Return what tells people of the retries of one transfer, from whatever thread.
+
+    Each is counted, and is a line for who looks for it; that the service asks to wait is a warning,
+    once.
+    """
+    log = run_log()  # the threads of a transfer do not know their run
+    first = threading.Semaphore(1)
+
+    def tell(retry: Retry) -> None:
+        progress.retried()
+        log.debug(
+            "Try %d to %s failed: %s Next in %.1f s.",
+            *(retry.attempt, retry.what, retry.error, retry.pause),
+        )
+        throttled = isinstance(retry.error, ServiceBusy) and retry.error.throttled
+        if throttled and first.acquire(blocking=False):
+            log.warning(
+                "The service asks to wait, so all requests of this transfer pause and then begin "
+                "slowly: %s",
+                retry.error,
+            )
+
+    return tell
 
 
 class TerminalProgress:
@@ -45,7 +84,7 @@ class TerminalProgress:
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            TextColumn("{task.fields[objects]} objects"),
+            TextColumn("{task.fields[objects]} objects{task.fields[again]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -54,9 +93,11 @@ class TerminalProgress:
 
     def begin(self, title: str, objects: int, size: int) -> None:
         """Draw the bar."""
-        self._tally = Tally(title, objects, size)
+        self._tally = Tally(title, objects, size, retries=self._tally.retries)
         self._bar.start()
-        self._task = self._bar.add_task(title, total=size or None, objects=f"0/{objects}")
+        self._task = self._bar.add_task(
+            title, total=size or None, objects=f"0/{objects}", again=self._tally.again
+        )
 
     def grow(self, objects: int, size: int) -> None:
         """Make the bar longer."""
@@ -72,6 +113,12 @@ class TerminalProgress:
         self._tally.add(objects=1)
         self._bar.update(self._task, objects=f"{self._tally.objects_done}/{self._tally.objects}")
 
+    def retried(self) -> None:
+        """Count the retry."""
+        self._tally.add(retries=1)
+        if self._task is not None:
+            self._bar.update(self._task, again=self._tally.again)
+
     def end(self) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
@@ -85,8 +132,6 @@ class ArtifactProgress:
 
     def __init__(self) -> None:
         """Make nothing before `begin`."""
-        from prefect.logging import get_run_logger  # noqa: PLC0415
-
         self._logger = get_run_logger()
         self._tally = Tally()
         self._artifact: Any = None
@@ -97,7 +142,7 @@ class ArtifactProgress:
         """Make the artifact and keep it fresh from a thread of its own."""
         import contextvars  # noqa: PLC0415
 
-        self._tally = Tally(title, objects, size)
+        self._tally = Tally(title, objects, size, retries=self._tally.retries)
         self._publish()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
@@ -116,6 +161,10 @@ class ArtifactProgress:
     def finished(self, row: ObjectRow) -> None:
         """Count the object."""
         self._tally.add(objects=1)
+
+    def retried(self) -> None:
+        """Count the retry."""
+        self._tally.add(retries=1)
 
     def end(self) -> None:
         """Show the last state."""

@@ -128,12 +128,15 @@ class IntegrityError(TransferError):
 class ServiceBusy(TransferError):
     """The service failed in a way that may pass; raised to callers when retries are used up.
 
-    `retry_after` is what the service asked for, in seconds, where it did.
+    `retry_after` is what the service asked for, in seconds, where it did; `throttled` tells that
+    it answered, and has too much to do (429, 503), unlike a connection that broke.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, throttled: bool = False
+    ) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.throttled = retry_after, throttled
 
 
 class LocalDiskFull(TransferError):

@@ -23,6 +23,7 @@ from prefect.states import Cancelled
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
+from prefect_datastores.display import run_log
 from prefect_datastores.estimator_spec import EstimatorSpec, items_of
 from prefect_datastores.names import join
 from prefect_datastores.references import DataReference
@@ -37,7 +38,7 @@ from prefect_datastores.scripts.source import (
 )
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
+from prefect_datastores.tasks import cancellation_scope, download, results, upload
 from prefect_datastores.transfers import as_available, preflight
 
 _VARIABLE = re.compile(

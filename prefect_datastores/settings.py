@@ -9,6 +9,7 @@ from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field
 
 from prefect_datastores.staging.cache import CacheLimits
+from prefect_datastores.stores.limit import Rates
 
 
 class DatastoresSettings(PrefectBaseSettings):
@@ -36,6 +37,30 @@ class DatastoresSettings(PrefectBaseSettings):
         default=False,
         description="Give runs the kept files themselves, which nobody may write to, instead of copies.",
     )
+    megabytes_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most that all transfers of a process move in a second, both directions "
+        "together, in millions of bytes; as much as there is when it is not set.",
+    )
+    requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most requests that all transfers of a process make in a second; as many as "
+        "are worth while when it is not set.",
+    )
+    concurrency_limit: str | None = Field(
+        default=None,
+        description="The name of a global concurrency limit of Prefect, of which each download and "
+        "upload holds a slot while it transfers; none when it is not set.",
+    )
+
+
+def rates() -> Rates:
+    """Return what the transfers of this process may use in a second, together."""
+    chosen = DatastoresSettings()
+    megabytes = chosen.megabytes_per_second
+    return Rates(chosen.requests_per_second, None if megabytes is None else megabytes * 1e6)
 
 
 def scratch_root() -> Path:

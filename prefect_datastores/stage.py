@@ -18,12 +18,13 @@ from prefect import futures as prefect_futures
 from prefect.context import FlowRunContext, TaskRunContext
 
 from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError, NameCollision
 from prefect_datastores.references import DataReference, When, check_references
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
-from prefect_datastores.tasks import cancellation_scope, download, results, run_log, upload
+from prefect_datastores.tasks import cancellation_scope, download, results, upload
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])

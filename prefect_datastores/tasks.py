@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_logger
 from prefect.runtime import task_run
 
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.display import display_for
+from prefect_datastores.display import display_for, run_log
+from prefect_datastores.errors import StageFailed
 from prefect_datastores.references import DataReference
+from prefect_datastores.result_table import show_table
+from prefect_datastores.slots import transfer_slot
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.transfers import as_reference, deliver, fetch
@@ -69,14 +70,6 @@ def _cancellation(scope: str | None) -> Cancellation:
     return _cancellations.get(scope or "", Cancellation())
 
 
-def run_log() -> Any:
-    """Return the run's logger inside a run, the package's outside."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return get_logger("prefect_datastores")
-
-
 def _task_run_name() -> str:
     given = dict(task_run.parameters)
     return f"{task_run.task_name} {as_reference(given['reference']).uri}"
@@ -108,9 +101,9 @@ def download(
     folder = (
         Path(target) if target is not None else Path.cwd() / (wanted.path_on_compute or wanted.name)
     )
-    path, report = fetch(
-        wanted, folder, cancellation=_cancellation(scope), progress=display_for(True)
-    )
+    stop = _cancellation(scope)
+    with transfer_slot(stop), _failure_told():
+        path, report = fetch(wanted, folder, cancellation=stop, progress=display_for(True))
     _tell(report)
     return path
 
@@ -136,17 +129,30 @@ def upload(
         ObjectNotFound: `source` does not exist or is empty, and that is not allowed.
         StageFailed: a file failed; the report in it has a row for each.
     """
-    report = deliver(
-        Path(source),
-        as_reference(reference),
-        cancellation=_cancellation(scope),
-        progress=display_for(True),
-    )
+    stop = _cancellation(scope)
+    with transfer_slot(stop), _failure_told():
+        report = deliver(
+            Path(source),
+            as_reference(reference),
+            cancellation=stop,
+            progress=display_for(True),
+        )
     _tell(report)
     return report
 
 
+@contextlib.contextmanager
+def _failure_told() -> Iterator[None]:
+    """Show the table of a transfer of which an object failed: it says which, and why."""
+    try:
+        yield
+    except StageFailed as error:
+        show_table(error.report)
+        raise
+
+
 def _tell(report: TransferReport) -> None:
+    show_table(report)
     log = run_log()
     log.info("%s", report.summary())
     for row in report.of("ignored"):

@@ -85,7 +85,7 @@ def fetch(
     if wanted.mode == "upload":
         raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
     cancellation = cancellation or Cancellation()
-    with resolve(wanted).open_store(cancellation) as store:
+    with resolve(wanted).open_store(cancellation, progress) as store:
         single = downloading.is_file(store, wanted.path_on_datastore)
         report = downloading.download(
             store,
@@ -113,7 +113,7 @@ def deliver(
     """
     found, target = upload_source(source, reference)
     cancellation = cancellation or Cancellation()
-    with resolve(reference).open_store(cancellation) as store:
+    with resolve(reference).open_store(cancellation, progress) as store:
         return upload_files(
             store,
             found,

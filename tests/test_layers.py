@@ -17,7 +17,7 @@ LAYERS = [
     {"stores"},
     {"staging"},
     {"scripts", "testing"},
-    {"references", "datastores", "display", "settings"},
+    {"references", "datastores", "display", "settings", "slots", "result_table"},
     {"tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},

@@ -13,12 +13,15 @@ from small_stores import SmallBlobStore
 from prefect_datastores.errors import ContainerNotFound
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.limit import Allowance, LimitedStore, Rates
 from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.stores.memory import MemoryStore
-from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
+from prefect_datastores.stores.pressure import Pressure, PressuredStore
+from prefect_datastores.stores.retry import RetryingStore, RetryPolicy, patient
 from prefect_datastores.testing import StoreContract
 
 AT_ONCE = RetryPolicy(tries=2, first_pause=0.0, longest_pause=0.0)
+ROOMY = Rates(requests_per_second=1e5, bytes_per_second=1e9)
 
 
 @pytest.fixture
@@ -80,6 +83,39 @@ class TestRetryingBlobStore(StoreContract):
     @pytest.fixture
     def missing_store(self, missing_blob_store: BlobStore) -> ObjectStore:
         return RetryingStore(missing_blob_store, AT_ONCE)
+
+
+class TestLimitedBlobStore(StoreContract):
+    @pytest.fixture
+    def store(self, blob_store: BlobStore) -> ObjectStore:
+        return LimitedStore(blob_store, Allowance(ROOMY))
+
+    @pytest.fixture
+    def missing_store(self, missing_blob_store: BlobStore) -> ObjectStore:
+        return LimitedStore(missing_blob_store, Allowance(ROOMY))
+
+
+class TestPressuredBlobStore(StoreContract):
+    @pytest.fixture
+    def store(self, blob_store: BlobStore) -> ObjectStore:
+        return PressuredStore(blob_store, Pressure(AT_ONCE))
+
+    @pytest.fixture
+    def missing_store(self, missing_blob_store: BlobStore) -> ObjectStore:
+        return PressuredStore(missing_blob_store, Pressure(AT_ONCE))
+
+
+class TestPatientLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        with closing(patient(LocalStore(tmp_path), AT_ONCE, allowance=Allowance(ROOMY))) as store:
+            yield store
+
+    @pytest.fixture
+    def missing_store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        missing = LocalStore(tmp_path / "missing" / "below")
+        with closing(patient(missing, AT_ONCE, allowance=Allowance(ROOMY))) as store:
+            yield store
 
 
 def test_a_local_folder_that_is_removed_while_open_is_not_empty_but_missing(

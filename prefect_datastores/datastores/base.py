@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from prefect_datastores.datastores.check import Check, check_store
 from prefect_datastores.datastores.dispatch import either_way
-from prefect_datastores.display import display_for
+from prefect_datastores.display import display_for, retry_teller
 from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.names import (
     ObjectName,
@@ -24,15 +24,17 @@ from prefect_datastores.names import (
     normal_path,
 )
 from prefect_datastores.references import DataReference, When, checked_reference
-from prefect_datastores.settings import cache_limits, journals_root
+from prefect_datastores.settings import cache_limits, journals_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.plan import overwrite_rule
+from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import files_source, folder_source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
-from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
+from prefect_datastores.stores.limit import Rates, allowance_of
+from prefect_datastores.stores.retry import RetryPolicy, patient
 
 
 class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
@@ -68,14 +70,21 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         return "unregistered_" + hashlib.sha256(self.url.encode()).hexdigest()[:8]
 
     @contextmanager
-    def open_store(self, cancellation: Cancellation | None = None) -> Iterator[ObjectStore]:
-        """Open the store, with retry, for a while.
+    def open_store(
+        self, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> Iterator[ObjectStore]:
+        """Open the store, with retry, backpressure and the limits of the settings, for a while.
 
         A cancellation breaks the requests under way and ends the pauses between tries, so that
-        nothing of a transfer waits for the service any more.
+        nothing of a transfer waits for the service any more. `progress` is told of retries.
         """
-        stop = cancellation or Cancellation()
-        store = RetryingStore(self._connect(), RetryPolicy(sleep=stop.pause))
+        stop, wanted = cancellation or Cancellation(), rates()
+        store = patient(
+            self._connect(),
+            RetryPolicy(sleep=stop.pause),
+            allowance=None if wanted == Rates() else allowance_of(wanted),
+            tell=retry_teller(progress or Silent()),
+        )
         with closing(store), stop.calling(store.interrupt):
             yield store
 
@@ -186,15 +195,15 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         self, source: Any, target: str | None, overwrite: bool | str, show: bool
     ) -> TransferReport:
         rule = overwrite_rule(overwrite)
-        stop = Cancellation()
-        with self.open_store(stop) as store:
+        stop, progress = Cancellation(), display_for(show)
+        with self.open_store(stop, progress) as store:
             return upload(
                 store,
                 source,
                 target or "",
                 rule,
                 cancellation=stop,
-                progress=display_for(show),
+                progress=progress,
                 journals=journals_root(),
             )
 
@@ -238,14 +247,14 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty=allow_empty,
             whole_names=True,
         )
-        stop = Cancellation()
-        with self.open_store(stop) as store:
+        stop, progress = Cancellation(), display_for(show_progress)
+        with self.open_store(stop, progress) as store:
             return download(
                 store,
                 Path(target_path),
                 request,
                 cancellation=stop,
-                progress=display_for(show_progress),
+                progress=progress,
                 cache=cache_limits(wanted=cache),
             )
 

@@ -25,6 +25,9 @@ class Progress(Protocol):
     def finished(self, row: ObjectRow) -> None:
         """Take note that one object is done."""
 
+    def retried(self) -> None:
+        """Take note that a request is tried again; it may come before `begin`."""
+
     def end(self) -> None:
         """The transfer is over, well or not."""
 
@@ -44,6 +47,9 @@ class Silent:
     def finished(self, row: ObjectRow) -> None:
         """Do nothing."""
 
+    def retried(self) -> None:
+        """Do nothing."""
+
     def end(self) -> None:
         """Do nothing."""
 
@@ -57,14 +63,16 @@ class Tally:
     size: int = 0
     objects_done: int = 0
     size_done: int = 0
+    retries: int = 0
     began: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, *, objects: int = 0, size: int = 0) -> None:
+    def add(self, *, objects: int = 0, size: int = 0, retries: int = 0) -> None:
         """Add what was done."""
         with self._lock:
             self.objects_done += objects
             self.size_done += size
+            self.retries += retries
 
     @property
     def percent(self) -> float:
@@ -84,5 +92,12 @@ class Tally:
         )
         return (
             f"{self.objects_done}/{self.objects} objects, {human_bytes(self.size_done)} of "
-            f"{human_bytes(self.size)}, {human_bytes(rate)}/s{left}"
+            f"{human_bytes(self.size)}, {human_bytes(rate)}/s{left}{self.again}"
         )
+
+    @property
+    def again(self) -> str:
+        """The number of retries, to stand behind something else; nothing where there were none."""
+        if not self.retries:
+            return ""
+        return f", {self.retries} {'retry' if self.retries == 1 else 'retries'}"

@@ -35,6 +35,7 @@ _VERSION = "2024-11-04"
 _AGENT = "prefect-datastores"
 _NONE: Mapping[str, str] = MappingProxyType({})
 _PASSING = {408, 429, 500, 502, 503, 504}
+_TOO_BUSY = {429, 503}
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
@@ -126,7 +127,9 @@ class AzureService:
         status, code = fault.status, fault.code
         if status in _PASSING:
             return ServiceBusy(
-                f"{where} answered {status} {code}".rstrip() + ".", retry_after=fault.retry_after
+                f"{where} answered {status} {code}".rstrip() + ".",
+                retry_after=fault.retry_after,
+                throttled=status in _TOO_BUSY,
             )
         if status in {401, 403}:
             return self._refused(fault, where)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from prefect_datastores.errors import (
     AccessError,
@@ -23,10 +22,21 @@ from prefect_datastores.errors import (
     ObjectNotFound,
     ServiceBusy,
 )
-from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
+from prefect_datastores.names import ObjectName
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing
+from prefect_datastores.stores.decorated import Around, DecoratedStore, DecoratedWriting, Result
+from prefect_datastores.stores.limit import Allowance, LimitedStore
+from prefect_datastores.stores.pressure import Pressure, PressuredStore, StaysBusy
 
-Result = TypeVar("Result")
+
+@dataclass(frozen=True)
+class Retry:
+    """One try that is followed by another, `pause` seconds later."""
+
+    what: str
+    attempt: int
+    pause: float
+    error: DatastoreError
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,15 @@ class RetryPolicy:
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
 
-    def call(self, what: str, request: Callable[[], Result]) -> Result:
+    def call(
+        self,
+        what: str,
+        request: Callable[[], Result],
+        tell: Callable[[Retry], None] = lambda _: None,
+    ) -> Result:
         """Return what `request` returns, however often it takes within the bounds.
+
+        `tell` hears of each try that is followed by another.
 
         Raises:
             ServiceBusy: it may pass, but did not within the bounds.
@@ -59,90 +76,58 @@ class RetryPolicy:
             attempt += 1
             try:
                 return request()
+            except StaysBusy:
+                raise
             except (ServiceBusy, EndpointUnreachable, IntegrityError) as error:
-                pause = self._pause(attempt, error)
+                asked = error.retry_after if isinstance(error, ServiceBusy) else None
+                pause = self.pause(attempt, asked)
                 unreachable += isinstance(error, EndpointUnreachable)
                 late = self.clock() - began + pause > self.deadline
                 if attempt >= self.tries or unreachable >= self.unreachable_tries or late:
                     raise _given_up(what, attempt, error) from error
+                tell(Retry(what, attempt, pause, error))
             self.sleep(pause)
 
-    def _pause(self, attempt: int, error: DatastoreError) -> float:
+    def pause(self, attempt: int, asked: float | None) -> float:
+        """Return the pause after the try of that number, where the service asked for `asked`."""
         pause = self.jitter() * self.first_pause * 2.0**attempt
-        asked = error.retry_after if isinstance(error, ServiceBusy) else None
         return min(max(pause, asked or 0.0), self.longest_pause)
 
 
 def _given_up(what: str, attempts: int, error: DatastoreError) -> DatastoreError:
     if isinstance(error, ServiceBusy):
         return ServiceBusy(
-            f"{error} Gave up to {what} after {attempts} tries.", retry_after=error.retry_after
+            f"{error} Gave up to {what} after {attempts} tries.",
+            retry_after=error.retry_after,
+            throttled=error.throttled,
         )
     return type(error)(str(error))
 
 
-class RetryingStore:
+class RetryingStore(DecoratedStore):
     """`inner`, with each of its requests tried again as the policy says."""
 
-    def __init__(self, inner: ObjectStore, policy: RetryPolicy | None = None) -> None:
-        """Decorate a store."""
-        self._inner = inner
-        self._call = (policy or RetryPolicy()).call
-
-    @property
-    def url(self) -> str:
-        """Where the store is."""
-        return self._inner.url
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the service can do."""
-        return self._inner.capabilities
-
-    def name_rules(self) -> NameRules:
-        """Say which names the service takes for one."""
-        return self._call("learn the name rules", self._inner.name_rules)
-
-    def create_root(self) -> None:
-        """Make the container unless it exists."""
-        self._call("make the container", self._inner.create_root)
-
-    def check_root(self) -> None:
-        """Raise unless the container can be listed."""
-        self._call("look at the container", self._inner.check_root)
-
-    def check_write(self, name: ObjectName) -> None:
-        """Raise unless an object could be written there."""
-        self._call("try to write", lambda: self._inner.check_write(name))
-
-    def list_page(
-        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
-    ) -> Page:
-        """Return one page."""
-        return self._call(
-            "list",
-            lambda: self._inner.list_page(prefix, marker=marker, recursive=recursive, limit=limit),
-        )
-
-    def head(self, name: ObjectName) -> ObjectInfo:
-        """Return what is known of one object."""
-        return self._call("look at the object", lambda: self._inner.head(name))
-
-    def read_into(
-        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    def __init__(
+        self,
+        inner: ObjectStore,
+        policy: RetryPolicy | None = None,
+        tell: Callable[[Retry], None] = lambda _: None,
     ) -> None:
-        """Fill `buffer` from one version; a try begins at the first byte again."""
-        self._call("read", lambda: self._inner.read_into(name, offset, buffer, pin=pin))
+        """Decorate a store; `tell` hears of each try that is followed by another, in its thread."""
+        super().__init__(inner)
+        self._policy, self._tell = policy or RetryPolicy(), tell
+
+    def _around(
+        self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
+    ) -> Result:
+        return self._policy.call(what, request, self._tell)
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
     ) -> Writing:
         """Begin an object whose parts and commit are tried again as well."""
-        begin = self._inner.begin_write
-        writing = self._call(
-            "begin to write", lambda: begin(name, size, replaces=replaces, if_absent=if_absent)
-        )
-        return _RetryingWriting(self._inner, name, size, writing, self._call)
+        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent)
+        return _RetryingWriting(self._inner, name, size, writing, self._around)
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one object."""
@@ -159,53 +144,23 @@ class RetryingStore:
                 if not lost:
                     raise
 
-        self._call("delete", once)
-
-    def interrupt(self) -> None:
-        """Break the requests under way."""
-        self._inner.interrupt()
-
-    def close(self) -> None:
-        """Let go of connections."""
-        self._inner.close()
+        self._around("delete", once)
 
 
-class _RetryingWriting:
+class _RetryingWriting(DecoratedWriting):
     def __init__(
-        self,
-        store: ObjectStore,
-        name: ObjectName,
-        size: int,
-        inner: Writing,
-        call: Callable[[str, Callable[[], Any]], Any],
+        self, store: ObjectStore, name: ObjectName, size: int, inner: Writing, around: Around
     ) -> None:
-        self._store, self._name, self._size = store, name, size
-        self._inner, self._call = inner, call
-
-    @property
-    def token(self) -> str:
-        return self._inner.token
-
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        kept: Mapping[tuple[str, int], int] = self._call(
-            "look for kept parts", self._inner.kept_parts
-        )
-        return kept
-
-    def keep_part(self, index: int, length: int, token: str) -> None:
-        self._inner.keep_part(index, length, token)
-
-    def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        self._call("write a part", lambda: self._inner.write_part(index, offset, data))
+        super().__init__(inner, size, around)
+        self._store, self._name = store, name
 
     def commit(self, digest: bytes) -> ObjectInfo:
-        done: list[ObjectInfo] = []
         lost = False
 
-        def once() -> None:
+        def once() -> ObjectInfo:
             nonlocal lost
             try:
-                done.append(self._inner.commit(digest))
+                return self._inner.commit(digest)
             except ServiceBusy:
                 lost = True  # it may have been done all the same
                 raise
@@ -213,10 +168,9 @@ class _RetryingWriting:
                 ours = self._committed(digest) if lost else None
                 if ours is None:
                     raise
-                done.append(ours)
+                return ours
 
-        self._call("commit", once)
-        return done[0]
+        return self._around("commit", once)
 
     def _committed(self, digest: bytes) -> ObjectInfo | None:
         """Return the object when it is the one whose commit was not answered."""
@@ -226,5 +180,21 @@ class _RetryingWriting:
             return None
         return info if (info.size, info.digest) == (self._size, digest) else None
 
-    def abort(self) -> None:
-        self._inner.abort()
+
+def patient(
+    store: ObjectStore,
+    policy: RetryPolicy | None = None,
+    *,
+    allowance: Allowance | None = None,
+    tell: Callable[[Retry], None] = lambda _: None,
+) -> ObjectStore:
+    """Return the store with all that a transfer needs of patience: retry, limits and backpressure.
+
+    Every try counts for the limits, so they are inside retry; what waits for its turn may have to
+    wait for the service as well, so backpressure is innermost.
+    """
+    policy = policy or RetryPolicy()
+    store = PressuredStore(store, Pressure(policy))
+    if allowance is not None:
+        store = LimitedStore(store, allowance, policy.sleep)
+    return RetryingStore(store, policy, tell)

@@ -1,0 +1,167 @@
+"""What every decorator of a store is: a store whose requests all pass one place.
+
+A concern of all stores (retry, a limit, backpressure) says there what it has to do around a request;
+a method that is added to `ObjectStore` is added here, and no decorator can forget it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from prefect_datastores.names import NameRules, ObjectName
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
+
+Result = TypeVar("Result")
+
+
+class Around(Protocol):
+    """Makes one request, and does something around it."""
+
+    def __call__(
+        self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
+    ) -> Result:
+        """Return what `request` returns.
+
+        `what` is for people, `size` the bytes of content that travel. With `asks=False` it may be
+        done without asking the service, so that its success says nothing about it.
+        """
+
+
+class DecoratedStore(ABC):
+    """`inner`, with something around each of its requests."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        """Decorate a store."""
+        self._inner = inner
+
+    @abstractmethod
+    def _around(
+        self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
+    ) -> Result:
+        """Make one request, as `Around` says."""
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._inner.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do."""
+        return self._inner.capabilities
+
+    def name_rules(self) -> NameRules:
+        """Say which names the service takes for one."""
+        return self._around("learn the name rules", self._inner.name_rules, asks=False)
+
+    def create_root(self) -> None:
+        """Make the container unless it exists."""
+        self._around("make the container", self._inner.create_root)
+
+    def check_root(self) -> None:
+        """Raise unless the container can be listed."""
+        self._around("look at the container", self._inner.check_root)
+
+    def check_write(self, name: ObjectName) -> None:
+        """Raise unless an object could be written there."""
+        self._around("try to write", lambda: self._inner.check_write(name))
+
+    def list_page(
+        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
+    ) -> Page:
+        """Return one page."""
+        ask = self._inner.list_page
+        return self._around(
+            "list", lambda: ask(prefix, marker=marker, recursive=recursive, limit=limit)
+        )
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return what is known of one object."""
+        return self._around("look at the object", lambda: self._inner.head(name))
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        """Fill `buffer` from one version; a try begins at the first byte again."""
+        self._around(
+            "read",
+            lambda: self._inner.read_into(name, offset, buffer, pin=pin),
+            size=len(buffer),
+            asks=len(buffer) > 0,
+        )
+
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> Writing:
+        """Begin an object whose parts and commit are decorated as well."""
+        return DecoratedWriting(
+            self._begin(name, size, replaces=replaces, if_absent=if_absent), size, self._around
+        )
+
+    def _begin(
+        self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool
+    ) -> Writing:
+        begin = self._inner.begin_write
+        return self._around(
+            "begin to write",
+            lambda: begin(name, size, replaces=replaces, if_absent=if_absent),
+            asks=False,
+        )
+
+    def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
+        """Delete one object."""
+        self._around("delete", lambda: self._inner.delete(name, pin=pin))
+
+    def interrupt(self) -> None:
+        """Break the requests under way."""
+        self._inner.interrupt()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._inner.close()
+
+
+class DecoratedWriting:
+    """A writing with something around each of its requests.
+
+    The only part of an object goes with its commit, in one request: so a blob store does it.
+    """
+
+    def __init__(self, inner: Writing, size: int, around: Around) -> None:
+        """Decorate a writing of `size` bytes."""
+        self._inner, self._size, self._around = inner, size, around
+        self._with_commit = 0
+
+    @property
+    def token(self) -> str:
+        """What tells the parts of this writing from those of others."""
+        return self._inner.token
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        """Return the parts that the service holds of earlier writings of the object."""
+        return self._around("look for kept parts", self._inner.kept_parts)
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        """Take a kept part for part `index`."""
+        self._inner.keep_part(index, length, token)
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        """Store one part."""
+        only = len(data) == self._size
+        self._with_commit = len(data) if only else 0
+        self._around(
+            "write a part",
+            lambda: self._inner.write_part(index, offset, data),
+            size=0 if only else len(data),
+            asks=not only,
+        )
+
+    def commit(self, digest: bytes) -> ObjectInfo:
+        """Make the whole visible."""
+        return self._around("commit", lambda: self._inner.commit(digest), size=self._with_commit)
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._inner.abort()
