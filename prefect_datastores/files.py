@@ -39,6 +39,7 @@ _NO_HARD_LINKS = {
 }
 _WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_KEPT = 16  # directories whose handles are kept for the next file in them
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -115,6 +116,7 @@ class Folder:
         self._lock = threading.Lock()
         self._workspace: Workspace | None = None
         self._lost: list[Workspace] = []
+        self._kept: dict[tuple[str, ...], int] = {}
 
     def close(self) -> None:
         """Let go of the descriptor, and of the workspace unless something in it is kept."""
@@ -122,6 +124,7 @@ class Folder:
             if workspace is not None:
                 workspace.close()
         self._workspace, self._lost = None, []
+        self._forget_kept()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -294,15 +297,39 @@ class Folder:
 
     def _open_place(self, path: RelativePath, *, create: bool = False) -> int | None:
         """Open the directory where a file is to be; None where there is none yet."""
-        with _translated(self.shown(path)):
+        shown, parts = self.shown(path), path[:-1]
+        with _translated(shown):
+            with self._lock:
+                kept = os.dup(self._kept[parts]) if parts in self._kept else None
+            if kept is None:
+                try:
+                    with self._directory(parts, create=create) as directory:
+                        kept = os.dup(directory)
+                except FileNotFoundError:
+                    if create:
+                        raise
+                    return None
+                self._keep(parts, kept)
             try:
-                with self._directory(path[:-1], create=create) as directory:
-                    _refuse_folder(path[-1], directory, self.shown(path))
-                    return os.dup(directory)
-            except FileNotFoundError:
-                if create:
-                    raise
-                return None
+                _refuse_folder(path[-1], kept, shown)
+            except BaseException:
+                os.close(kept)
+                raise
+            return kept
+
+    def _keep(self, parts: tuple[str, ...], directory: int) -> None:
+        """Keep a handle of a directory for the next file in it: a listing gives them together."""
+        with self._lock:
+            if parts not in self._kept:
+                if len(self._kept) >= _KEPT:
+                    os.close(self._kept.pop(next(iter(self._kept))))
+                self._kept[parts] = os.dup(directory)
+
+    def _forget_kept(self) -> None:
+        with self._lock:
+            kept, self._kept = self._kept, {}
+        for directory in kept.values():
+            os.close(directory)
 
     def _touch(self, directory: tuple[str, ...]) -> None:
         with self._lock:
@@ -422,13 +449,13 @@ class PartFile:
             return False
         return True
 
-    def link_to(self, path: Path) -> bool:
+    def link_to(self, path: str) -> bool:
         """Give the file one more name, in place of any that is there; tell whether the disk can."""
         try:
             try:
                 os.link(self.name, path, src_dir_fd=self._workspace.fd)
             except FileExistsError:
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
                 os.link(self.name, path, src_dir_fd=self._workspace.fd)
         except OSError as error:
             if error.errno in _NO_HARD_LINKS:
@@ -483,6 +510,7 @@ class PartFile:
 
     def _lost(self) -> PartLost:
         where = self._folder.shown(self._path)
+        self._folder._forget_kept()  # noqa: SLF001 - it may be the directory that is gone
         return PartLost(f"The unfinished {where} was taken away while it was written.")
 
     def _copy_over(self, name: str) -> None:

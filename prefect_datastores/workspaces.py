@@ -68,7 +68,7 @@ class Workspace:
         """Make a file in the folder, for this user alone."""
         return os.open(name, _NEW, 0o600, dir_fd=self.fd)
 
-    def link_from(self, source: Path) -> tuple[str, int] | None:
+    def link_from(self, source: str) -> tuple[str, int] | None:
         """Give a file of the same disk a name in the folder, and open it; None where that cannot be."""
         name = self.new_part()
         try:

@@ -19,6 +19,7 @@ os.environ |= {
 import atexit
 import pickle
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,9 @@ def _folder_of_servers() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 pytest.register_assert_rewrite("prefect_datastores.testing")

@@ -87,7 +87,8 @@ class Cache:
         )
         self._added: dict[str, tuple[int, int, int]] = {}
         self._used: set[str] = set()
-        self._broken = False
+        self._shards: set[str] = set()
+        self._broken = self._empty = False
         self._rows = sqlite3.connect(
             limits.root / "index.db", timeout=_WAIT_SECONDS, check_same_thread=False
         )
@@ -96,6 +97,7 @@ class Cache:
             self._rows.execute("pragma synchronous = normal")
             self._rows.execute(_TABLE)
             self._rows.commit()
+            self._empty = self._rows.execute("select 1 from objects limit 1").fetchone() is None
             self._forget_orphans()
         except BaseException:
             self._rows.close()
@@ -113,7 +115,7 @@ class Cache:
 
     def find(self, key: str) -> int | None:
         """Return a descriptor of an entry, which the caller closes; None where there is none."""
-        if self._broken:
+        if self._broken or self._empty:
             return None
         with self._guarded():
             with self._lock:
@@ -144,18 +146,20 @@ class Cache:
             if size > self._most:
                 return
             path = self.path_of(key)
-            path.parent.mkdir(exist_ok=True, mode=0o700)
+            if key[:2] not in self._shards:
+                Path(path).parent.mkdir(exist_ok=True, mode=0o700)
+                self._shards.add(key[:2])
             if not part.link_to(path):
-                inode, changed = self._copy(part.fd, path)
+                inode, changed = self._copy(part.fd, Path(path))
             with self._lock:
                 self._added[key] = (size, inode, changed)
                 full = len(self._added) >= _BATCH
             if full:
                 self._write_down()
 
-    def path_of(self, key: str) -> Path:
-        """Return where an entry is."""
-        return self._root / key[:2] / key[2:]
+    def path_of(self, key: str) -> str:
+        """Return where an entry is; a text, as it is made for every object."""
+        return f"{self._root}/{key[:2]}/{key[2:]}"
 
     def forget(self, key: str) -> None:
         """Drop an entry that is not what it was."""
@@ -164,7 +168,7 @@ class Cache:
                 self._added.pop(key, None)
                 self._rows.execute("delete from objects where key = ?", (key,))
                 self._rows.commit()
-            self.path_of(key).unlink(missing_ok=True)
+            Path(self.path_of(key)).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write down what happened, and drop what was not used for longest where there is too much."""
@@ -228,7 +232,7 @@ class Cache:
                     break
                 with self._rows:
                     self._rows.execute("delete from objects where key = ?", (key,))
-                self.path_of(key).unlink(missing_ok=True)
+                Path(self.path_of(key)).unlink(missing_ok=True)
                 held -= size
 
     def _forget_orphans(self) -> None:

@@ -31,6 +31,7 @@ from prefect_datastores.staging.report import ObjectRow, in_order, object_rows
 
 Item = TypeVar("Item")
 
+_SPARE = 1.5  # times as many threads as are wanted stay, so that they do not come and go
 _NEXT_WOULD_FAIL_TOO = (
     *(AccessDenied, AuthenticationFailed, CredentialExpired),
     *(ContainerNotFound, EndpointUnreachable, LocalDiskFull),
@@ -142,33 +143,38 @@ def run(
     return in_order(crew.rows)
 
 
+@dataclass(frozen=True)
+class _Took:
+    """The seconds that an object took, and those in which its thread worked instead of waiting."""
+
+    whole: float
+    working: float
+
+
 class _Pace:
     """How many threads are worth while: as many as can do their part while one waits.
 
     A small object is a wait for the service and some work of this process, of which only one thread
-    does any at a time. Threads beyond that cost more than they bring: on a quick link one is
-    faster than sixty, and at 20 ms sixty are thirty times as fast.
+    does much at a time. Threads beyond that cost more than they bring: on a quick link one is
+    faster than sixty, and at 20 ms sixty are thirty times as fast. Threads that wait for each other
+    wait as long as they are many, which says that they are enough, so a little less than that is wanted.
     """
 
-    _WORK_SECONDS = 0.0003  # of this process, for one small object, on a machine of 2024
-    _FEWEST, _RECENT = 1, 32
+    _LESS, _RECENT = 0.9, 32
+    _LEAST_WORK = 0.00005  # seconds: less is not measured, but the time of another thread's
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._recent: deque[float] = deque(maxlen=self._RECENT)
 
-    def took(self, seconds: float) -> None:
+    def took(self, took: _Took) -> None:
         """Take note of how long an object took."""
-        self._recent.append(seconds)
+        self._recent.append(took.whole / max(took.working, self._LEAST_WORK))
 
     def wanted(self) -> int:
-        """Return the number of threads, by a wait that nine of ten of the last objects had at least.
-
-        The longer ones waited for other threads as well; the few shortest may have asked nobody.
-        """
-        waited = sorted(self._recent)[len(self._recent) // 10] if self._recent else 0.0
-        worth = waited / self._WORK_SECONDS
-        return int(min(self._most, max(self._FEWEST, worth)))
+        """Return the number of threads, by what half of the last objects had at least."""
+        ratio = sorted(self._recent)[len(self._recent) // 2] if self._recent else 0.0
+        return int(min(self._most, max(1.0, ratio * self._LESS)))
 
 
 class _Crew(Generic[Item]):
@@ -230,9 +236,9 @@ class _Crew(Generic[Item]):
 
     def _take_all(self) -> None:
         try:
-            seconds: float | None = None
-            while (taken := self._take(seconds)) is not None:
-                seconds = self._do(*taken)
+            took: _Took | None = None
+            while (taken := self._take(took)) is not None:
+                took = self._do(*taken)
         except BaseException as fault:  # noqa: BLE001 - raised by `run` in the thread that waits
             self._over = True
             self._fault = self._fault or fault
@@ -242,23 +248,26 @@ class _Crew(Generic[Item]):
                 self._threads.discard(threading.current_thread())
                 self._changed.notify_all()
 
-    def _take(self, seconds: float | None) -> tuple[int, Item] | None:
-        """Return the next item, or None where there is none, or where something is wrong.
+    def _take(self, took: _Took | None) -> tuple[int, Item] | None:
+        """Return the next item, or None where there is none, or this thread is one too many.
 
-        `seconds` is what the item before took, where it was moved.
+        `took` is how long the item before took, where that says anything.
         """
         with self._changed:
-            if seconds is not None:
-                self._pace.took(seconds)
+            if took is not None:
+                self._pace.took(took)
+                if len(self._threads) > max(1, self._pace.wanted() * _SPARE):
+                    self._threads.discard(threading.current_thread())
+                    return None
             taken = None if self._over else next(self._items, None)
             self._over = self._over or taken is None
             self.taken += taken is not None
             self._grow()
         return taken
 
-    def _do(self, index: int, item: Item) -> float | None:
+    def _do(self, index: int, item: Item) -> _Took | None:
         """Keep the row of an item, and return how long it took where it was moved."""
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.thread_time()
         try:
             self._lanes.cancellation.check()
             self._stop.check()
@@ -273,4 +282,4 @@ class _Crew(Generic[Item]):
         self._lanes.progress.finished(row)
         # What asked nobody tells nothing of the wait.
         asked = row.action == "moved" and row.size and not row.cached
-        return time.monotonic() - began if asked else None
+        return _Took(time.monotonic() - began, time.thread_time() - worked) if asked else None
