@@ -39,7 +39,9 @@ class LocalStore:
     """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
 
     # Each page walks the folder anew, so one page holds all but the largest.
-    capabilities = Capabilities(kind="local", page_size=1_000_000, is_remote=False)
+    capabilities = Capabilities(
+        kind="local", page_size=1_000_000, is_remote=False, has_folders=True
+    )
 
     def __init__(self, root: Path) -> None:
         """Name the folder; nothing is touched before the first use."""
@@ -47,6 +49,7 @@ class LocalStore:
         self.url = self.root.as_uri()
         self._opened: Folder | None = None
         self._opening = threading.Lock()
+        self._swaps: bool | None = None
         self._committing = [threading.Lock() for _ in range(64)]
 
     def _folder(self) -> Folder:
@@ -194,6 +197,24 @@ class LocalStore:
             raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
         folder = self._folder()
         folder.remove(RelativePath(name))
+        folder.flush()
+
+    def swaps_folders(self) -> bool:
+        """Ask the disk by trying."""
+        if self._swaps is None:
+            self._swaps = self._folder().swaps_folders()
+        return self._swaps
+
+    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+        """Rename a folder, or exchange two."""
+        folder = self._folder()
+        folder.move_folder(RelativePath(name), RelativePath(to), swap=swap)
+        folder.flush()
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it."""
+        folder = self._folder()
+        folder.remove_folder(RelativePath(name))
         folder.flush()
 
     def interrupt(self) -> None:

@@ -146,6 +146,10 @@ class RetryingStore(DecoratedStore):
 
         self._around("delete", once)
 
+    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+        """Give a folder another name; tried once, as a second try would undo a swap."""
+        self._inner.move_folder(name, to, swap=swap)
+
 
 class _RetryingWriting(DecoratedWriting):
     def __init__(
