@@ -253,6 +253,19 @@ class Folder:
                 for name in names:
                     os.rmdir(name, dir_fd=workspace.fd)
 
+    @contextmanager
+    def alone_in(self, path: tuple[str, ...]) -> Iterator[None]:
+        """Keep others out who ask for this folder in the same way, where the disk can; make it first."""
+        with _translated(self.shown(path)), self._directory(path, create=True) as shared:
+            # Opened anew: a lock is its descriptor's, and not shared with other threads.
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
+            try:
+                with contextlib.suppress(OSError):  # a disk without locks
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(fd)
+
     def move_folder(self, path: RelativePath, to: RelativePath, *, swap: bool) -> None:
         """Give a folder another name in one step; with `swap`, what stands there gets the old one.
 

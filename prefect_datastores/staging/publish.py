@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, cast
 
 from prefect_datastores.errors import (
@@ -302,7 +302,14 @@ class _Publishing:
     def _point(self, pointer: Pointer, standing: Standing | None, place: str) -> None:
         """Write the pointer, unless another one came since `standing` was read."""
         try:
-            _write_pointer(self._store, self._folder, pointer, standing)
+            try:
+                _write_pointer(self._store, self._folder, pointer, standing)
+            except ObjectExists:
+                # On a disk the version of a file changes when another name of it goes, and no byte does.
+                now = pointer_of(self._store, self._folder)
+                if now is None or standing is None or now.pointer != standing.pointer:
+                    raise
+                _write_pointer(self._store, self._folder, pointer, now)
         except ObjectExists as error:
             self._tidy(lambda store: _remove(store, place))
             raise self._overtaken() from error
@@ -316,19 +323,15 @@ class _Publishing:
             raise
 
     def _swap(self, pointer: Pointer, standing: Standing | None, place: str) -> None:
-        """Exchange the folders, and once more where it was not the one that was meant to give way."""
+        """Give the staged folder the name, and what stood there since `standing` was read the other one."""
         staged, folder = ObjectName(place), ObjectName(self._folder)
         try:
             _write_pointer(self._store, place, pointer, None)
-            try:
-                self._store.move_folder(staged, folder, swap=standing is not None)
-            except (PlaceTaken, ObjectNotFound) as error:
-                raise self._overtaken() from error
-            if standing:
-                gave_way = pointer_of(self._store, place)
-                if gave_way is None or gave_way.pointer != standing.pointer:
-                    self._store.move_folder(staged, folder, swap=True)
-                    raise self._overtaken()
+            over = _version(self._folder, standing) if standing else None
+            self._store.move_folder(staged, folder, over=over)
+        except (PlaceTaken, ObjectExists) as error:
+            self._tidy(lambda store: _remove_own(store, place, pointer))
+            raise self._overtaken() from error
         except BaseException:
             self._tidy(lambda store: _remove_own(store, place, pointer))
             raise
@@ -390,8 +393,8 @@ def _outlived(
         name.rpartition("/")[2]
         for name in store.list_page(f"{data}/", recursive=False, limit=1000).folders
     )
-    times = [made_at(name) for name in names]
-    for name, made, following in zip(names, times, [*times[1:], None], strict=True):
+    times = [*map(made_at, names), None]
+    for name, (made, following) in zip(names, pairwise(times), strict=True):
         if name in keep or made is None or max(made, following or made) > now - _KEPT_SECONDS:
             continue
         folder = ObjectName(join(data, name))
@@ -408,6 +411,10 @@ def _place(folder: str, generation: str, *, in_place: bool) -> str:
 def _row(item: Send, action: Any) -> ObjectRow:
     relative, verified = str(item.source.relative), "md5" if action == "unchanged" else ""
     return ObjectRow(item.name, relative, item.source.size, action, verified)  # type: ignore[arg-type]
+
+
+def _version(folder: str, standing: Standing) -> tuple[ObjectName, str]:
+    return ObjectName(join(folder, POINTER)), standing.etag
 
 
 def _write_pointer(
@@ -441,8 +448,9 @@ def _remove(store: ObjectStore, folder: str) -> None:
         return
 
     def delete(info: ObjectInfo) -> None:
-        with contextlib.suppress(ObjectNotFound):
-            store.delete(ObjectName(info.name))
+        if not info.is_marker:
+            with contextlib.suppress(ObjectNotFound):
+                store.delete(ObjectName(info.name))
 
     listing = list_objects(store, f"{folder}/")
     with ThreadPoolExecutor(_DELETES, thread_name_prefix="pds-delete") as threads:
@@ -549,7 +557,7 @@ def take_back(store: ObjectStore, publication: Publication) -> bool:
         return False
     place = _place(folder, pointer.generation, in_place=pointer.in_place)
     if pointer.in_place:
-        taken = _swap_back(store, publication, place)
+        taken = _swap_back(store, publication, now, place)
     else:
         taken = _point_back(store, publication, now)
     if not taken:
@@ -569,21 +577,22 @@ def _point_back(store: ObjectStore, publication: Publication, now: Standing) -> 
     return True
 
 
-def _swap_back(store: ObjectStore, publication: Publication, place: str) -> bool:
-    swap = publication.before is not None
+def _swap_back(store: ObjectStore, publication: Publication, now: Standing, place: str) -> bool:
     here, beside = ObjectName(publication.folder), ObjectName(place)
-    if swap:
-        old = pointer_of(store, place)
-        if old is None or old.pointer != publication.before:
-            raise IntegrityError(
-                f"{store.url}/{here} cannot show again what it showed before {publication.pointer.generation}: that is gone."
-            )
+    if publication.before is None:
+        store.move_folder(here, beside)
+        out = pointer_of(store, place)
+        if out is None or out.pointer != publication.pointer:
+            store.move_folder(beside, here)  # another publish came between; it is put back
+            return False
+        return True
+    old = pointer_of(store, place)
+    if old is None or old.pointer != publication.before:
+        raise IntegrityError(
+            f"{store.url}/{here} cannot show again what it showed before {publication.pointer.generation}: that is gone."
+        )
     try:
-        store.move_folder(here, beside, swap=swap)
-    except (PlaceTaken, ObjectNotFound):
-        return False
-    out = pointer_of(store, place)
-    if out is None or out.pointer != publication.pointer:
-        store.move_folder(beside, here, swap=swap)  # another publish came between; it is put back
+        store.move_folder(beside, here, over=_version(here, now))
+    except ObjectExists:
         return False
     return True

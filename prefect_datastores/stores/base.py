@@ -183,14 +183,18 @@ class ObjectStore(Protocol):
     def swaps_folders(self) -> bool:
         """Tell whether two folders can take each other's name in one step; False without `has_folders`."""
 
-    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
         """Give a folder, with all below it, another name in one step; only with `has_folders`.
 
-        With `swap` what stands at `to` gets `name` in the same step; only where the store `swaps_folders`.
+        With `over`, an object below `to` and its ETag, what stands at `to` gets `name` in the same
+        step, while the object is that version; only where the store `swaps_folders`.
 
         Raises:
-            ObjectNotFound: nothing stands at `name`, or at `to` where they are to be swapped.
-            PlaceTaken: something stands at `to`, and they are not to be swapped. An empty folder gives way.
+            ObjectNotFound: nothing stands at `name`.
+            PlaceTaken: something stands at `to`, and `over` is None. An empty folder gives way.
+            ObjectExists: the object is another version, or gone.
         """
 
     def remove_folder(self, name: ObjectName) -> None:
@@ -213,7 +217,9 @@ class NoFolders:
         """Tell that no folders can take each other's name."""
         return False
 
-    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
         """Refuse: `has_folders` is not set."""
         raise NotImplementedError
 

@@ -153,6 +153,13 @@ class LocalStore:
         finally:
             os.close(fd)
 
+    def _etag_of(self, name: ObjectName) -> str:
+        """Return the version of a file, "" where there is none."""
+        try:
+            return self.head(name).etag
+        except ObjectNotFound:
+            return ""
+
     def _open(self, name: ObjectName) -> int:
         path = RelativePath(name)
         found = self._folder().stat(path)
@@ -205,10 +212,15 @@ class LocalStore:
             self._swaps = self._folder().swaps_folders()
         return self._swaps
 
-    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
         """Rename a folder, or exchange two."""
-        folder = self._folder()
-        folder.move_folder(RelativePath(name), RelativePath(to), swap=swap)
+        folder, path, place = self._folder(), RelativePath(name), RelativePath(to)
+        with folder.alone_in(place[:-1]):
+            if over is not None and self._etag_of(over[0]) != over[1]:
+                raise ObjectExists(f"{self.url}/{to} was replaced by somebody else.")
+            folder.move_folder(path, place, swap=over is not None)
         folder.flush()
 
     def remove_folder(self, name: ObjectName) -> None:
@@ -265,11 +277,7 @@ class _LocalWriting:
         return self._store.head(self._name)
 
     def _expect(self, etag: str) -> None:
-        try:
-            current = self._store.head(self._name).etag
-        except ObjectNotFound:
-            current = ""
-        if current != etag:
+        if self._store._etag_of(self._name) != etag:  # noqa: SLF001
             self.abort()
             raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
 
