@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice, pairwise
-from typing import Any, cast
+from typing import Any
 
 from prefect_datastores.errors import (
     ConfigurationError,
@@ -54,6 +54,7 @@ from prefect_datastores.staging.spool import Spool
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects
+from prefect_datastores.stores.decorated import Around, DecoratedStore, DecoratedWriting, Result
 
 _log = logging.getLogger("prefect_datastores.staging")
 _KEPT_SECONDS = 24 * 3600.0  # a reader of what a generation replaced has that time to end
@@ -188,7 +189,7 @@ class _Publishing:
         place = _place(self._folder, self._generation, in_place=by_swap)
         check_names(self._source.files, place, rules)
         ledger = _ledger()
-        staging = cast("ObjectStore", _Staging(self._store, self._folder, place, ledger))
+        staging = _Staging(self._store, self._folder, place, ledger)
         try:
             report = upload(
                 staging,
@@ -465,7 +466,7 @@ def _ledger() -> Spool[tuple[str, int, bytes]]:
     return Spool(lambda entry: entry, lambda entry: entry)
 
 
-class _Staging:
+class _Staging(DecoratedStore):
     """The store, as an upload to a folder sees it whose objects go to a generation; what is sent is written down."""
 
     def __init__(
@@ -475,33 +476,40 @@ class _Staging:
         place: str,
         ledger: Spool[tuple[str, int, bytes]],
     ) -> None:
-        self._inner, self._place, self._ledger = inner, place, ledger
+        super().__init__(inner)
+        self._place, self._ledger = place, ledger
         self._shown = len(folder_prefix(folder))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    def _around(
+        self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
+    ) -> Result:
+        return request()
 
     def head(self, name: ObjectName) -> ObjectInfo:
         raise ObjectNotFound(f"A new generation has no {name!r}.")
 
-    def begin_write(self, name: ObjectName, size: int, **_: Any) -> Any:
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> Writing:
         staged = ObjectName(join(self._place, name[self._shown :]))
-        return _StagedWriting(
-            self._inner.begin_write(staged, size, if_absent=True), staged, self._ledger
-        )
+        writing = self._inner.begin_write(staged, size, if_absent=True)
+        return _StagedWriting(writing, size, self._around, staged, self._ledger)
 
 
-class _StagedWriting:
+class _StagedWriting(DecoratedWriting):
     def __init__(
-        self, inner: Writing, name: ObjectName, ledger: Spool[tuple[str, int, bytes]]
+        self,
+        inner: Writing,
+        size: int,
+        around: Around,
+        name: ObjectName,
+        ledger: Spool[tuple[str, int, bytes]],
     ) -> None:
-        self._inner, self._name, self._ledger = inner, name, ledger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        super().__init__(inner, size, around)
+        self._name, self._ledger = name, ledger
 
     def commit(self, digest: bytes) -> ObjectInfo:
-        info = self._inner.commit(digest)
+        info = super().commit(digest)
         self._ledger.append((str(self._name), info.size, digest))
         return info
 

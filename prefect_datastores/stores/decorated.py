@@ -118,9 +118,11 @@ class DecoratedStore(ABC):
         """Tell whether two folders can take each other's name in one step."""
         return self._around("ask about folders", self._inner.swaps_folders, asks=False)
 
-    def move_folder(self, name: ObjectName, to: ObjectName, *, swap: bool = False) -> None:
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
         """Give a folder another name."""
-        self._around("rename the folder", lambda: self._inner.move_folder(name, to, swap=swap))
+        self._around("rename the folder", lambda: self._inner.move_folder(name, to, over=over))
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
