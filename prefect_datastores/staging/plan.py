@@ -248,7 +248,9 @@ def _check_names(files: Iterable[SourceFile], target: str, check: NameCheck) -> 
     for file in files:
         if is_kept_for_publishing(file.relative):
             check.refuse(
-                UnsafeName(f"The name {str(file.relative)!r} is kept for published folders.")
+                UnsafeName(
+                    f"The name {str(file.relative)!r} is kept for published folders; leave it out."
+                )
             )
             continue
         try:

@@ -575,11 +575,16 @@ def take_back(store: ObjectStore, publication: Publication) -> bool:
 
 
 def _point_back(store: ObjectStore, publication: Publication, now: Standing) -> bool:
+    before = publication.before
+    if before and before.count:
+        there = f"{_place(publication.folder, before.generation, in_place=False)}/"
+        if all(info.is_marker for info in list_objects(store, there, page_size=100)):
+            raise _gone(store, publication)
     try:
-        if publication.before is None:
+        if before is None:
             store.delete(ObjectName(join(publication.folder, POINTER)), pin=now.etag)
         else:
-            _write_pointer(store, publication.folder, publication.before, now)
+            _write_pointer(store, publication.folder, before, now)
     except (ObjectExists, ObjectNotFound, SourceChanged):
         return False
     return True
@@ -596,11 +601,16 @@ def _swap_back(store: ObjectStore, publication: Publication, now: Standing, plac
         return True
     old = pointer_of(store, place)
     if old is None or old.pointer != publication.before:
-        raise IntegrityError(
-            f"{store.url}/{here} cannot show again what it showed before {publication.pointer.generation}: that is gone."
-        )
+        raise _gone(store, publication)
     try:
         store.move_folder(beside, here, over=_version(here, now))
     except ObjectExists:
         return False
     return True
+
+
+def _gone(store: ObjectStore, publication: Publication) -> IntegrityError:
+    return IntegrityError(
+        f"{store.url}/{publication.folder} cannot show again what it showed before {publication.pointer.generation}: "
+        "that is gone. Publish it again."
+    )
