@@ -30,7 +30,7 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.plans import plan_references
-from prefect_datastores.references import DataReference, checked_reference
+from prefect_datastores.references import DataReference, Publish, checked_reference
 from prefect_datastores.staging.report import TransferReport, human_bytes
 from prefect_datastores.transfers import deliver, fetch
 
@@ -307,6 +307,13 @@ def unregister(name: str, as_json: bool) -> None:
 @overwrite
 @include
 @exclude
+@click.option(
+    "--publish",
+    type=click.Choice(["each", "atomic"]),
+    default="each",
+    show_default=True,
+    help="Whether files are seen one by one, or a folder all at once.",
+)
 @as_json
 @_errors_told
 def upload(
@@ -315,6 +322,7 @@ def upload(
     overwrite: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    publish: Publish,
     as_json: bool,
 ) -> None:
     """Upload a file, or a folder's content, to PLACE.
@@ -324,8 +332,11 @@ def upload(
       prefect-datastores upload ./images raw:mnist/images
       prefect-datastores upload model.pkl models:mnist --overwrite fail
       prefect-datastores upload ./logs raw:logs --include '*.txt'
+      prefect-datastores upload ./model models:churn --publish atomic
     """
-    reference = _reference(place).as_upload(overwrite=overwrite, include=include, exclude=exclude)
+    reference = _reference(place).as_upload(
+        overwrite=overwrite, include=include, exclude=exclude, publish=publish
+    )
     _print_report(deliver(source, reference, progress=display_for(True)), as_json)
 
 

@@ -32,6 +32,7 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, RelativePath
+from prefect_datastores.renames import can_exchange, exchange
 from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, is_part, new_name
 
 _NO_HARD_LINKS = {
@@ -241,6 +242,75 @@ class Folder:
         with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
             os.unlink(path[-1], dir_fd=fd)
             self._touch(path[:-1])
+
+    def swaps_folders(self) -> bool:
+        """Find out by trying whether two folders can take each other's name in one step."""
+        workspace = self.workspace()
+        names = (workspace.new_part(), workspace.new_part())
+        with _translated(self.root):
+            for name in names:
+                os.mkdir(name, 0o700, dir_fd=workspace.fd)
+            try:
+                return can_exchange(workspace.fd, *names)
+            finally:
+                for name in names:
+                    os.rmdir(name, dir_fd=workspace.fd)
+
+    @contextmanager
+    def alone_in(self, path: tuple[str, ...]) -> Iterator[None]:
+        """Keep others out who ask for this folder in the same way, where the disk can; make it first."""
+        with _translated(self.shown(path)), self._directory(path, create=True) as shared:
+            # Opened anew: a lock is its descriptor's, and not shared with other threads.
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
+            try:
+                with contextlib.suppress(OSError):  # a disk without locks
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(fd)
+
+    def move_folder(self, path: RelativePath, to: RelativePath, *, swap: bool) -> None:
+        """Give a folder another name in one step; with `swap`, what stands there gets the old one.
+
+        An empty folder gives way. The folders above `to` are made.
+
+        Raises:
+            ObjectNotFound: nothing stands at `path`, or at `to` where they are to be swapped.
+            PlaceTaken: something stands at `to`, and they are not to be swapped.
+        """
+        with (
+            _translated(self.shown(to)),
+            self._directory(path[:-1]) as source,
+            self._directory(to[:-1], create=not swap) as target,
+        ):
+            if swap:
+                exchange(path[-1], source, to[-1], target)
+            else:
+                self._move(path[-1], source, to, target)
+            self._touch(path[:-1])
+            self._touch(to[:-1])
+
+    def _move(self, name: str, source: int, to: RelativePath, target: int) -> None:
+        try:
+            os.rename(name, to[-1], src_dir_fd=source, dst_dir_fd=target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            raise PlaceTaken(f"Something stands at {self.shown(to)} already.") from error
+
+    def remove_folder(self, path: RelativePath) -> None:
+        """Remove a folder with all that is in it, following no link; nothing there is fine."""
+        try:
+            with _translated(self.shown(path)), self._directory(path[:-1]) as parent:
+                for _, folders, files, fd in os.fwalk(path[-1], topdown=False, dir_fd=parent):
+                    for name in files:
+                        os.unlink(name, dir_fd=fd)
+                    for name in folders:
+                        _remove_entry(name, fd)
+                os.rmdir(path[-1], dir_fd=parent)
+                self._touch(path[:-1])
+        except ObjectNotFound:
+            return
 
     def workspace(self) -> Workspace:
         """Return the hidden folder of this transfer; it is made when it is first asked for.
@@ -589,6 +659,14 @@ def _refuse_folder(name: str, directory: int, shown: object) -> None:
             raise PlaceTaken(f"A folder stands at {shown}, where a file is to be written.")
         if stat.S_ISLNK(mode):
             raise UnsafeName(f"A symbolic link stands at {shown}; it is not replaced or followed.")
+
+
+def _remove_entry(name: str, directory: int) -> None:
+    """Remove an empty folder, or a link to one."""
+    if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=directory)
+    else:
+        os.rmdir(name, dir_fd=directory)
 
 
 def _reserve(fd: int, size: int) -> None:

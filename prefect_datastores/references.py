@@ -20,6 +20,7 @@ from prefect_datastores.staging.plan import Overwrite, overwrite_rule
 
 Mode = Literal["mount", "download", "upload"]
 When = Literal["success", "always", "failure"]
+Publish = Literal["each", "atomic"]
 
 
 class DataReference(BaseModel):
@@ -67,6 +68,12 @@ class DataReference(BaseModel):
         True,
         title="Cache",
         description="Whether a download may come from, and stays in, the cache.",
+    )
+
+    publish: Publish = Field(
+        "each",
+        title="Publish",
+        description="Whether uploaded files are seen one by one, or a folder all at once.",
     )
 
     # A datastore that is not registered travels with its references, inside this process only.
@@ -187,6 +194,7 @@ class DataReference(BaseModel):
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
         when: When = "success",
+        publish: Publish = "each",
     ) -> DataReference:
         """Return the reference as data that is uploaded after the script ran.
 
@@ -198,6 +206,8 @@ class DataReference(BaseModel):
             exclude: globs of names to leave out.
             allow_empty: accept that there is nothing to upload.
             when: after "success", after "failure", or "always".
+            publish: "each" file is seen when it is stored, or "atomic": a folder has all of the new
+                content at once and nothing else, or what it had. A single file is seen at once anyway.
         """
         return self._copy(
             mode="upload",
@@ -207,6 +217,7 @@ class DataReference(BaseModel):
             exclude=globs(exclude),
             allow_empty=allow_empty,
             when=when,
+            publish=publish,
         )
 
     def __getstate__(self) -> dict[Any, Any]:

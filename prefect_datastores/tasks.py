@@ -11,6 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
+from prefect.transactions import Transaction, get_transaction
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
@@ -20,8 +21,9 @@ from prefect_datastores.result_table import show_table
 from prefect_datastores.slots import transfer_slot
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
-from prefect_datastores.transfers import as_reference, deliver, fetch
+from prefect_datastores.transfers import as_reference, deliver, fetch, take_back
 
+_PUBLISHED = "prefect_datastores.published"
 _cancellations: dict[str, Cancellation] = {}
 
 
@@ -118,7 +120,8 @@ def upload(
     """Store a file or a folder at the place of a reference.
 
     A folder's content comes below the reference's path. A file comes below it under its own name,
-    or becomes the object itself where the path ends in that name already.
+    or becomes the object itself where the path ends in that name already. In a transaction of
+    Prefect that is rolled back, a folder that was published at once shows again what it showed before.
 
     Args:
         source: the local file or folder.
@@ -129,16 +132,27 @@ def upload(
         ObjectNotFound: `source` does not exist or is empty, and that is not allowed.
         StageFailed: a file failed; the report in it has a row for each.
     """
-    stop = _cancellation(scope)
+    stop, wanted = _cancellation(scope), as_reference(reference)
     with transfer_slot(stop), _failure_told():
-        report = deliver(
-            Path(source),
-            as_reference(reference),
-            cancellation=stop,
-            progress=display_for(True),
-        )
+        report = deliver(Path(source), wanted, cancellation=stop, progress=display_for(True))
+    if report.publication and (current := get_transaction()):
+        current.set(_PUBLISHED, (wanted, report.publication))
     _tell(report)
     return report
+
+
+@upload.on_rollback
+def take_back_upload(of: Transaction) -> None:
+    """Take back what an upload published at once; single files stay, as nobody knows what they replaced."""
+    reference, publication = of.get(_PUBLISHED, (None, None))
+    if publication is None:
+        return
+    place, generation = reference.uri, publication.pointer.generation
+    if take_back(reference, publication):
+        before = publication.before.generation if publication.before else "nothing"
+        of.logger.info("%s shows %s again; %s was taken back.", place, before, generation)
+    else:
+        of.logger.warning("%s shows something else than %s by now, which stays.", place, generation)
 
 
 @contextlib.contextmanager

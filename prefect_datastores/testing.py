@@ -33,6 +33,7 @@ from prefect_datastores.errors import (
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     SourceChanged,
 )
 from prefect_datastores.names import ObjectName
@@ -553,6 +554,66 @@ class StoreContract:
         store.delete(ObjectName("a"), pin=new.etag)
         assert names_below(store) == []
 
+    # Folders, where they are things of their own.
+
+    def test_a_folder_gets_another_name_with_all_below_it(self, store: ObjectStore) -> None:
+        if not store.capabilities.has_folders:
+            assert not store.swaps_folders()
+            return
+        for name in ("old/a", "old/sub/b", "older/c"):
+            put(store, name, name.encode())
+        store.move_folder(ObjectName("old"), ObjectName("new/place"))
+        assert names_below(store, "new/") == ["new/place/a", "new/place/sub/b"]
+        assert get(store, "new/place/sub/b") == b"old/sub/b"
+        assert get(store, "older/c") == b"older/c"
+        assert names_below(store, "old/") == []
+        with pytest.raises(PlaceTaken):
+            store.move_folder(ObjectName("older"), ObjectName("new/place"))
+        with pytest.raises(PlaceTaken):
+            store.move_folder(ObjectName("older"), ObjectName("new/place/a"))
+        with pytest.raises(ObjectNotFound):
+            store.move_folder(ObjectName("old"), ObjectName("other"))
+        assert names_below(store, "new/") == ["new/place/a", "new/place/sub/b"]
+        assert names_below(store, "older/") == ["older/c"]
+
+    def test_two_folders_take_each_others_names(self, store: ObjectStore) -> None:
+        if not store.swaps_folders():
+            return
+        put(store, "one/a", b"1")
+        version = put(store, "two/b", b"2")
+        over = (ObjectName("two/b"), version.etag)
+        store.move_folder(ObjectName("one"), ObjectName("two"), over=over)
+        assert names_below(store) == ["one/b", "two/a"]
+        assert store.head(ObjectName("one/b")).etag == version.etag
+        for wrong in (over, (ObjectName("two/a"), version.etag)):
+            with pytest.raises(ObjectExists):
+                store.move_folder(ObjectName("one"), ObjectName("two"), over=wrong)
+        assert names_below(store) == ["one/b", "two/a"]
+
+    def test_of_many_threads_one_takes_a_folders_place(self, store: ObjectStore) -> None:
+        if not store.swaps_folders():
+            return
+        version = put(store, "place/mark", b"old")
+        over = (ObjectName("place/mark"), version.etag)
+
+        def work(number: int) -> str:
+            put(store, f"staged/{number}/mark", f"{number}".encode())
+            store.move_folder(ObjectName(f"staged/{number}"), ObjectName("place"), over=over)
+            return f"{number}"
+
+        done = at_once(lambda n=n: work(n) for n in range(_THREADS))  # type: ignore[misc]
+        _one_won(done, store, "place/mark")
+
+    def test_a_folder_is_removed_with_all_below_it(self, store: ObjectStore) -> None:
+        if not store.capabilities.has_folders:
+            return
+        for name in ("old/a", "old/sub/b", "older/c"):
+            put(store, name)
+        store.remove_folder(ObjectName("old"))
+        store.remove_folder(ObjectName("old"))
+        store.remove_folder(ObjectName("nothing/at/all"))
+        assert names_below(store) == ["older/c"]
+
     # Names.
 
     def test_odd_names_come_back_as_they_were_given(self, store: ObjectStore) -> None:
@@ -643,9 +704,9 @@ class StoreContract:
         assert set(seen) <= set(versions)
 
 
-def _one_won(done: Sequence[object], store: ObjectStore) -> None:
+def _one_won(done: Sequence[object], store: ObjectStore, name: str = "a") -> None:
     won = [number for number, result in enumerate(done) if isinstance(result, str)]
     lost = [result for result in done if isinstance(result, ObjectExists)]
     assert len(won) == 1
     assert len(lost) == len(done) - 1
-    assert get(store, "a") == str(won[0]).encode()
+    assert get(store, name) == str(won[0]).encode()

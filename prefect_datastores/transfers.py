@@ -18,8 +18,11 @@ from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
 from prefect_datastores.settings import cache_limits, journals_root
 from prefect_datastores.staging import download as downloading
+from prefect_datastores.staging import publish as publishing
 from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.generations import Publication
 from prefect_datastores.staging.progress import Progress
+from prefect_datastores.staging.published import refuse_published
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload as upload_files
 from prefect_datastores.staging.walk import Source, files_source, folder_source
@@ -86,7 +89,6 @@ def fetch(
         raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
     cancellation = cancellation or Cancellation()
     with resolve(wanted).open_store(cancellation, progress) as store:
-        single = downloading.is_file(store, wanted.path_on_datastore)
         report = downloading.download(
             store,
             folder,
@@ -95,7 +97,9 @@ def fetch(
             progress=progress,
             cache=cache_limits(wanted=wanted.cache),
         )
-    return folder / single.name.rpartition("/")[2] if single else folder, report
+    place = wanted.path_on_datastore
+    is_file = len(report.rows) == 1 and report.rows[0].name == place
+    return folder / place.rpartition("/")[2] if is_file else folder, report
 
 
 def deliver(
@@ -109,11 +113,22 @@ def deliver(
 
     Raises:
         ObjectNotFound: there is nothing to upload, and `allow_empty` is not set.
-        DatastoreError: as `staging.upload.upload` says.
+        DatastoreError: as `staging.upload.upload` says, or `staging.publish.publish` for a folder
+            that is published at once.
     """
     found, target = upload_source(source, reference)
-    cancellation = cancellation or Cancellation()
-    with resolve(reference).open_store(cancellation, progress) as store:
+    cancellation, datastore = cancellation or Cancellation(), resolve(reference)
+    with datastore.open_store(cancellation, progress) as store:
+        if reference.publish == "atomic" and source.is_dir():
+            return publishing.publish(
+                store,
+                found,
+                target,
+                reference.overwrite,
+                cancellation=cancellation,
+                progress=progress,
+                reopen=datastore.open_store,
+            )
         return upload_files(
             store,
             found,
@@ -123,6 +138,16 @@ def deliver(
             progress=progress,
             journals=journals_root(),
         )
+
+
+def take_back(reference: DataReference, publication: Publication) -> bool:
+    """Have the folder of a reference show what it showed before a publish; tell whether it showed that still.
+
+    Raises:
+        DatastoreError: as `staging.publish.take_back` says.
+    """
+    with resolve(reference).open_store() as store:
+        return publishing.take_back(store, publication)
 
 
 def upload_source(path: Path, reference: DataReference) -> tuple[Source, str]:
@@ -164,8 +189,8 @@ def preflight(reference: DataReference) -> None:
     needed unless it is replaced anyway.
 
     Raises:
-        DatastoreError: the container is missing, the credential is refused or lacks a right, or
-            the name is refused.
+        DatastoreError: the container is missing, the credential is refused or lacks a right, the
+            name is refused, or what is there cannot be added to, or published over.
     """
     file = reference.path_on_compute.rpartition("/")[2]
     normal_path(join(reference.path_on_datastore, file))
@@ -177,6 +202,10 @@ def preflight(reference: DataReference) -> None:
             with contextlib.suppress(ObjectNotFound):
                 store.head(ObjectName(probe))
         store.check_write(ObjectName(probe))
+        if reference.publish == "each":
+            refuse_published(store, upload_folder(file, reference))
+        elif not file:  # a path that is named may be one file, which is an upload like any other
+            publishing.may_publish(store, reference.path_on_datastore, reference.overwrite)
         if reference.overwrite == "fail" and file:
             name = ObjectName(join(upload_folder(file, reference), file))
             with contextlib.suppress(ObjectNotFound):

@@ -170,7 +170,13 @@ def _remove(root: int, name: str, fd: int) -> None:
             inside = [entry.name for entry in entries]
         for entry in inside:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry, dir_fd=fd)
+                try:
+                    os.unlink(entry, dir_fd=fd)
+                except (
+                    IsADirectoryError,
+                    PermissionError,
+                ):  # one that a killed transfer tried with
+                    os.rmdir(entry, dir_fd=fd)
         os.rmdir(name, dir_fd=root)
 
 

@@ -21,7 +21,9 @@ class SmallBlobStore(BlobStore):
 class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
-    capabilities = Capabilities(kind="small files", part_size=PART, is_remote=False)
+    capabilities = Capabilities(
+        kind="small files", part_size=PART, is_remote=False, has_folders=True
+    )
 
 
 class Around:

@@ -52,7 +52,12 @@ def test_the_readme_runs_from_top_to_bottom(
     assert ran["python"] >= 5
     assert ran["console"] >= 5
     assert (tmp_path / "copy-of-mnist/train.csv").read_text() == "digit,pixel\n7,255\n"
-    assert {blob.name for blob in container.list_blobs()} == {"churn/model.txt", "mnist/model.txt"}
+    generation = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+    assert {generation.sub("G", blob.name) for blob in container.list_blobs()} == {
+        "churn/.pds-current",
+        "churn/.pds-data/G/model.txt",
+        "mnist/model.txt",
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -10,7 +10,8 @@ from azure.storage.blob import BlobServiceClient, ContainerClient
 from servers.azurite import Azurite
 from small_stores import SmallBlobStore
 
-from prefect_datastores.errors import ContainerNotFound
+from prefect_datastores.errors import ContainerNotFound, DatastoreError
+from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.limit import Allowance, LimitedStore, Rates
@@ -145,3 +146,21 @@ def test_a_local_store_lists_nothing_through_a_link(tmp_path: Path) -> None:
             for recursive in (True, False):
                 page = store.list_page(prefix, recursive=recursive)
                 assert (page.objects, page.folders) == ((), ())
+
+
+def test_a_folder_is_removed_without_what_its_links_lead_to(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    (outside / "below").mkdir(parents=True)
+    (outside / "kept").write_text("kept")
+    (root / "old/sub").mkdir(parents=True)
+    (root / "old/sub/link").symlink_to(outside)
+    (root / "old/file-link").symlink_to(outside / "kept")
+    (root / "link").symlink_to(outside)
+    with closing(LocalStore(root)) as store:
+        store.remove_folder(ObjectName("old"))
+        for name in ("link", "link/below"):
+            with pytest.raises(DatastoreError):
+                store.remove_folder(ObjectName(name))
+    assert not (root / "old").exists()
+    assert (outside / "kept").read_text() == "kept"
+    assert (outside / "below").is_dir()

@@ -6,8 +6,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import ConfigDict
@@ -15,7 +16,7 @@ from pydantic import ConfigDict
 from prefect_datastores.datastores.check import Check, check_store
 from prefect_datastores.datastores.dispatch import either_way
 from prefect_datastores.display import display_for, retry_teller
-from prefect_datastores.errors import ObjectNotFound
+from prefect_datastores.errors import ConfigurationError, ObjectNotFound
 from prefect_datastores.names import (
     ObjectName,
     datastore_name,
@@ -23,16 +24,18 @@ from prefect_datastores.names import (
     globs,
     normal_path,
 )
-from prefect_datastores.references import DataReference, When, checked_reference
+from prefect_datastores.references import DataReference, Publish, When, checked_reference
 from prefect_datastores.settings import cache_limits, journals_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.plan import overwrite_rule
 from prefect_datastores.staging.progress import Progress, Silent
+from prefect_datastores.staging.publish import publish as publish_folder
+from prefect_datastores.staging.published import at, inside, objects
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
-from prefect_datastores.staging.walk import files_source, folder_source
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
+from prefect_datastores.staging.walk import Source, files_source, folder_source
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, part_size
 from prefect_datastores.stores.limit import Rates, allowance_of
 from prefect_datastores.stores.retry import RetryPolicy, patient
 
@@ -129,10 +132,13 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         overwrite: bool | str = "if_changed",
         *,
         when: When = "success",
+        publish: Publish = "each",
         **options: Any,
     ) -> DataReference:
         """Return a reference to the datastore's root, uploaded to after the script ran."""
-        return self.path().as_upload(path_on_compute, overwrite, when=when, **options)
+        return self.path().as_upload(
+            path_on_compute, overwrite, when=when, publish=publish, **options
+        )
 
     # -- transfers ----------------------------------------------------------------------------
 
@@ -146,6 +152,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
+        publish: Publish = "each",
     ) -> TransferReport:
         """Store every file of a folder, hidden ones too; each appears whole or not at all.
 
@@ -157,13 +164,16 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             include: globs of names to take; none takes all.
             exclude: globs of names to leave out.
             allow_empty: accept that there is nothing to upload.
+            publish: "each" file is seen when it is stored, or "atomic": the folder has all of the new
+                content at once and nothing else, or what it had.
 
         Raises:
             ObjectNotFound: there is nothing to upload.
             StageFailed: a file failed; the report in it has a row for each.
             ConfigurationError: `src_dir` is no folder.
             UnsafeName, NameCollision: names that the service cannot hold; nothing was moved.
-            ObjectExists: `overwrite="fail"` and something is there; nothing was moved.
+            ObjectExists: `overwrite="fail"` and something is there; nothing was moved. Or another
+                atomic publish came first.
         """
         source = folder_source(Path(src_dir), globs(include), globs(exclude))
         if not source.files and not allow_empty:
@@ -171,7 +181,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             raise ObjectNotFound(
                 f"Nothing to upload: {src_dir} has no files{chosen}. Say allow_empty=True if that is fine."
             )
-        return self._upload(source, target_path, overwrite, show_progress)
+        return self._upload(source, target_path, overwrite, show_progress, publish)
 
     def upload_files(
         self,
@@ -192,11 +202,28 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         )
 
     def _upload(
-        self, source: Any, target: str | None, overwrite: bool | str, show: bool
+        self,
+        source: Source,
+        target: str | None,
+        overwrite: bool | str,
+        show: bool,
+        publish: Publish = "each",
     ) -> TransferReport:
         rule = overwrite_rule(overwrite)
+        if publish not in get_args(Publish):
+            raise ConfigurationError(f"publish={publish!r} is refused: use 'each' or 'atomic'.")
         stop, progress = Cancellation(), display_for(show)
         with self.open_store(stop, progress) as store:
+            if publish == "atomic":
+                return publish_folder(
+                    store,
+                    source,
+                    target or "",
+                    rule,
+                    cancellation=stop,
+                    progress=progress,
+                    reopen=self.open_store,
+                )
             return upload(
                 store,
                 source,
@@ -261,12 +288,14 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     def list_objects(
         self, path: str | None = None, *, limit: int | None = None
     ) -> list[ObjectInfo]:
-        """Return what is at a path and below it, in name order."""
+        """Return what is at a path and below it, in name order; a published folder's under the names it shows."""
         place = normal_path(path)
         with self.open_store() as store:
-            found = list(list_objects(store, folder_prefix(place), limit=limit))
+            found = list(islice(objects(store, folder_prefix(place), page_size=limit), limit))
             if not found and place:
-                found = [store.head(ObjectName(place))]
+                found = list(islice(at(store, place)[1], limit))
+                if not found:
+                    raise ObjectNotFound(f"There is nothing at {place!r} in {store.url}.")
         return found
 
     def check(self, *, write: bool = True) -> list[Check]:
@@ -284,12 +313,15 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         """
         name = ObjectName(normal_path(path))
         with self.open_store() as store:
-            info = store.head(name)
+            info = _info(store, name)
             content = bytearray(info.size)
             step = part_size(store.capabilities, info.size)
             for offset in range(0, info.size, step):
                 store.read_into(
-                    name, offset, memoryview(content)[offset : offset + step], pin=info.etag
+                    ObjectName(info.asked),
+                    offset,
+                    memoryview(content)[offset : offset + step],
+                    pin=info.etag,
                 )
         return bytes(content)
 
@@ -332,10 +364,21 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         """Tell whether an object is there; anything but a clear no of the service is an error."""
         with self.open_store() as store:
             try:
-                store.head(ObjectName(normal_path(path)))
+                _info(store, ObjectName(normal_path(path)))
             except ObjectNotFound:
                 return False
         return True
+
+
+def _info(store: ObjectStore, name: ObjectName) -> ObjectInfo:
+    """Return what is known of an object, or of that which a published folder shows under the name."""
+    try:
+        return store.head(name)
+    except ObjectNotFound:
+        shown = inside(store, name)
+        if shown is None:
+            raise
+        return shown
 
 
 def _write_all(writing: Writing, content: bytes, step: int) -> None:

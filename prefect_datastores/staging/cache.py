@@ -106,7 +106,7 @@ class Cache:
     @contextlib.contextmanager
     def entry(self, url: str, info: ObjectInfo) -> Iterator[Entry]:
         """Give what the cache has of a version of an object, or its place where there is nothing."""
-        entry = Entry(self, _key_of(url, info.name, info.etag, info.size))
+        entry = Entry(self, _key_of(url, info.asked, info.etag, info.size))
         try:
             yield entry
         finally:

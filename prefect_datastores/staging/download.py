@@ -13,7 +13,6 @@ from prefect_datastores.errors import (
     DatastoreError,
     IntegrityError,
     LocalDiskFull,
-    NameCollision,
     ObjectExists,
     ObjectNotFound,
     PartLost,
@@ -23,12 +22,12 @@ from prefect_datastores.errors import (
 from prefect_datastores.files import Folder
 from prefect_datastores.names import (
     NameRules,
-    ObjectName,
     RelativePath,
     folder_prefix,
     matcher,
     normal_path,
 )
+from prefect_datastores.staging import published
 from prefect_datastores.staging.cache import Cache, CacheLimits, Entry, opened
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
@@ -46,7 +45,7 @@ from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects, part_size
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, part_size
 
 _SHOWN = 5
 _LOST = 10  # times that another process may take the part file of one object away
@@ -76,27 +75,6 @@ class DownloadRequest:
         )
 
 
-def is_file(store: ObjectStore, path: str) -> ObjectInfo | None:
-    """Return the object when `path` names one, None when it is a folder (or nothing yet).
-
-    Raises:
-        NameCollision: it is both.
-    """
-    if not path:
-        return None
-    try:
-        info = store.head(ObjectName(path))
-    except ObjectNotFound:
-        return None
-    if info.is_marker:
-        return None
-    if any(True for _ in list_objects(store, folder_prefix(path), limit=1)):
-        raise NameCollision(
-            f"{store.url}/{path} is an object and a folder at once; name what is below it."
-        )
-    return info
-
-
 def plan(store: ObjectStore, destination: Path, request: DownloadRequest) -> DownloadPlan:
     """Say what a download would do; nothing is written, and `destination` need not exist.
 
@@ -122,13 +100,8 @@ def _planning(
 ) -> tuple[DownloadPlanning, Iterable[ObjectInfo]]:
     """Return what decides for each object of a listing, and the listing."""
     path = normal_path(request.path)
-    single = is_file(store, path)
-    listing: Iterable[ObjectInfo]
-    if single is not None:
-        listing, prefix = [single], folder_prefix(path.rpartition("/")[0])
-    else:
-        prefix = folder_prefix(path)
-        listing = list_objects(store, prefix)
+    single, listing = published.at(store, path)
+    prefix = folder_prefix(path.rpartition("/")[0] if single else path)
     # Where nothing stands, there is nothing to look for.
     holds = folder if folder and not folder.is_empty() else None
 

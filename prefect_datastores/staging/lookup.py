@@ -24,7 +24,7 @@ class Lookup:
         with self._rows:
             self._rows.executemany(
                 "insert or replace into listed values (?, ?, ?, ?, ?, ?)",
-                (astuple(info) for info in listing if not info.is_marker),
+                (astuple(info)[:6] for info in listing if not info.is_marker),
             )
 
     def __call__(self, name: str) -> ObjectInfo | None:

@@ -17,6 +17,7 @@ from prefect_datastores.names import (
     join,
     name_check,
 )
+from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.staging.spool import Spool
 from prefect_datastores.stores.base import ObjectInfo
 
@@ -84,7 +85,8 @@ def _pack_fetch(item: Fetch) -> tuple[Any, ...]:
 
 def _unpack_fetch(packed: tuple[Any, ...]) -> Fetch:
     info, path, verdict, detail = packed
-    return Fetch(ObjectInfo(*info), ObjectName(info[0]), RelativePath(path), verdict, detail)
+    made = ObjectInfo(*info)
+    return Fetch(made, ObjectName(made.asked), RelativePath(path), verdict, detail)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class DownloadPlanning:
         if existing is not None and self._overwrite == "fail":
             self._taken.add(str(path))
         verdict, detail = _verdict(existing, info.size, self._overwrite)
-        fetch = Fetch(info, ObjectName(info.name), path, verdict, detail)
+        fetch = Fetch(info, ObjectName(info.asked), path, verdict, detail)
         self.size += info.size if verdict != "keep" else 0
         self.needed += info.size if verdict == "move" else 0
         return fetch
@@ -244,9 +246,16 @@ def check_names(files: Iterable[SourceFile], target: str, rules: NameRules) -> N
 
 def _check_names(files: Iterable[SourceFile], target: str, check: NameCheck) -> None:
     for file in files:
+        if is_kept_for_publishing(file.relative):
+            check.refuse(
+                UnsafeName(
+                    f"The name {str(file.relative)!r} is kept for published folders; leave it out."
+                )
+            )
+            continue
         try:
             check.add(tuple(ObjectName(join(target, str(file.relative))).split("/")))
-        except UnsafeName as fault:  # noqa: PERF203 - all of them are listed
+        except UnsafeName as fault:
             check.refuse(fault)
     check.raise_faults("the source")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
 
+from prefect_datastores.staging.generations import Publication
 from prefect_datastores.staging.spool import Spool
 
 Direction = Literal["download", "upload"]
@@ -78,7 +79,8 @@ class TransferReport:
     """A finished transfer; `seconds` is wall time, sizes are bytes.
 
     `rows` are in the order of the objects' names; where they are more than 10,000, in the order in
-    which objects were done.
+    which objects were done. `publication` is what became visible at once, where a folder was
+    published so.
     """
 
     # No word: Prefect takes a task that gets an equal constant for one that depends on this result.
@@ -87,6 +89,7 @@ class TransferReport:
     destination: str
     rows: Sequence[ObjectRow]
     seconds: float
+    publication: Publication | None = None
 
     @property
     def direction(self) -> Direction:
@@ -133,6 +136,7 @@ class TransferReport:
             "seconds": round(self.seconds, 3),
             "actions": dict(self.actions),
             "unverified": len(self.unverified),
+            "published": self.publication.pointer.generation if self.publication else None,
             "objects": [asdict(row) for row in self.rows],
         }
 
@@ -155,6 +159,8 @@ class TransferReport:
                 parts.append(f"{count} {action}")
         if unverified := len(self.unverified):
             parts.append(f"{unverified} verified by length only")
+        if self.publication:
+            parts.append(f"published at once as {self.publication.pointer.generation}")
         return "; ".join(parts) + "."
 
 

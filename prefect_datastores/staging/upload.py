@@ -19,16 +19,17 @@ from prefect_datastores.errors import (
     AccessDenied,
     DatastoreError,
     ObjectExists,
-    ObjectNotFound,
     PartLost,
     SourceChanged,
+    UnsafeName,
 )
 from prefect_datastores.files import Folder, local_error
-from prefect_datastores.names import ObjectName, folder_prefix, normal_path
+from prefect_datastores.names import folder_prefix, normal_path
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import failed_row, raise_failures
 from prefect_datastores.staging.engine import Lanes, Limits, run
+from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.staging.lookup import Lookup
 from prefect_datastores.staging.plan import (
     Overwrite,
@@ -38,6 +39,7 @@ from prefect_datastores.staging.plan import (
     plan_upload,
 )
 from prefect_datastores.staging.progress import Progress, Silent
+from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending, key_of
 from prefect_datastores.staging.walk import Source
@@ -54,25 +56,26 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
 
     Raises:
         UnsafeName, NameCollision, ObjectExists: as `check_names` and `plan_upload` say.
+        ConfigurationError: the folder was published at once.
     """
     # Names first: a bad one must not reach the service, not even in a question about it.
     check_names(source.files, target, store.name_rules())
+    if is_kept_for_publishing(target.split("/")):
+        raise UnsafeName(
+            f"The folder {target!r} is kept for what is published at once; name another."
+        )
     if overwrite == "replace":
+        refuse_published(store, target)
         return plan_upload(source.files, target, overwrite, lambda _: None)
     if len(source.files) > _FEW:
         with (
             contextlib.suppress(AccessDenied),  # a SAS that may read but not list
             closing(Lookup(list_objects(store, folder_prefix(target)))) as existing,
         ):
+            refuse_published(store, target, existing)
             return plan_upload(source.files, target, overwrite, existing)
-    return plan_upload(source.files, target, overwrite, partial(_head, store))
-
-
-def _head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
-    try:
-        return store.head(name)
-    except ObjectNotFound:
-        return None
+    refuse_published(store, target)
+    return plan_upload(source.files, target, overwrite, partial(head, store))
 
 
 def upload(

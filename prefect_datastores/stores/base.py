@@ -21,7 +21,8 @@ class ObjectInfo:
 
     `name` is what the service said, unchecked: it becomes an `ObjectName` or a `RelativePath`
     before it is used. `etag` stands for one version of the content. `digest` is the MD5 of the
-    whole, where the service holds one. `modified` is in seconds since the epoch.
+    whole, where the service holds one. `modified` is in seconds since the epoch. `stored_as` is
+    the name that the service has, where a folder shows the object under another one.
     """
 
     name: str
@@ -30,6 +31,12 @@ class ObjectInfo:
     digest: bytes | None = None
     modified: float | None = None
     is_marker: bool = False
+    stored_as: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The name by which the service is asked for the object."""
+        return self.stored_as or self.name
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Capabilities:
     max_parts: int = 50_000
     page_size: int = 5000
     is_remote: bool = True
+    has_folders: bool = False
+    """Folders are things of their own, which stay when empty and get another name in one step."""
 
 
 class Writing(Protocol):
@@ -171,6 +180,26 @@ class ObjectStore(Protocol):
             SourceChanged: it is another version than `pin`.
         """
 
+    def swaps_folders(self) -> bool:
+        """Tell whether two folders can take each other's name in one step; False without `has_folders`."""
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Give a folder, with all below it, another name in one step; only with `has_folders`.
+
+        With `over`, an object below `to` and its ETag, what stands at `to` gets `name` in the same
+        step, while the object is that version; only where the store `swaps_folders`.
+
+        Raises:
+            ObjectNotFound: nothing stands at `name`.
+            PlaceTaken: something stands at `to`, and `over` is None. An empty folder gives way.
+            ObjectExists: the object is another version, or gone.
+        """
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it; nothing there is fine. Only with `has_folders`."""
+
     def interrupt(self) -> None:
         """Break the requests under way, and refuse others; callable from a signal's handler.
 
@@ -179,6 +208,24 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Let go of connections; the store is not used again."""
+
+
+class NoFolders:
+    """What a store answers in which a folder is no more than the names that begin with it."""
+
+    def swaps_folders(self) -> bool:
+        """Tell that no folders can take each other's name."""
+        return False
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Refuse: `has_folders` is not set."""
+        raise NotImplementedError
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Refuse: `has_folders` is not set."""
+        raise NotImplementedError
 
 
 def part_size(capabilities: Capabilities, size: int) -> int:
@@ -198,9 +245,11 @@ def part_size(capabilities: Capabilities, size: int) -> int:
 
 
 def list_objects(
-    store: ObjectStore, prefix: str, *, limit: int | None = None
+    store: ObjectStore, prefix: str, *, limit: int | None = None, page_size: int | None = None
 ) -> Iterator[ObjectInfo]:
     """Give every object below `prefix`, page by page; a fault ends the listing with an error.
+
+    `limit` ends it after so many objects; `page_size` is how many are asked for at once.
 
     Raises:
         IntegrityError: the service repeats a marker, which would never end.
@@ -209,7 +258,7 @@ def list_objects(
     seen: set[str] = set()
     left = limit
     while True:
-        most = store.capabilities.page_size
+        most = min(store.capabilities.page_size, page_size or store.capabilities.page_size)
         page = store.list_page(prefix, marker=marker, limit=min(most, left or most))
         for item in page.objects:
             yield item

@@ -20,7 +20,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
 from prefect_datastores.stores.connection import Head
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.signing import (
@@ -38,7 +38,7 @@ _BLOCK = re.compile(rb"<Block>\s*<Name>([^<]*)</Name>\s*<Size>(\d+)</Size>")
 _CONTAINER = (("restype", "container"),)
 
 
-class BlobStore:
+class BlobStore(NoFolders):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
     capabilities = Capabilities(kind="Azure Blob Storage", stores_digest=True, part_size=4 * 2**20)

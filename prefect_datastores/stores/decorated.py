@@ -114,6 +114,20 @@ class DecoratedStore(ABC):
         """Delete one object."""
         self._around("delete", lambda: self._inner.delete(name, pin=pin))
 
+    def swaps_folders(self) -> bool:
+        """Tell whether two folders can take each other's name in one step."""
+        return self._around("ask about folders", self._inner.swaps_folders, asks=False)
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Give a folder another name."""
+        self._around("rename the folder", lambda: self._inner.move_folder(name, to, over=over))
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it."""
+        self._around("remove the folder", lambda: self._inner.remove_folder(name))
+
     def interrupt(self) -> None:
         """Break the requests under way."""
         self._inner.interrupt()

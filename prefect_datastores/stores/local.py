@@ -39,7 +39,9 @@ class LocalStore:
     """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
 
     # Each page walks the folder anew, so one page holds all but the largest.
-    capabilities = Capabilities(kind="local", page_size=1_000_000, is_remote=False)
+    capabilities = Capabilities(
+        kind="local", page_size=1_000_000, is_remote=False, has_folders=True
+    )
 
     def __init__(self, root: Path) -> None:
         """Name the folder; nothing is touched before the first use."""
@@ -47,6 +49,7 @@ class LocalStore:
         self.url = self.root.as_uri()
         self._opened: Folder | None = None
         self._opening = threading.Lock()
+        self._swaps: bool | None = None
         self._committing = [threading.Lock() for _ in range(64)]
 
     def _folder(self) -> Folder:
@@ -150,6 +153,13 @@ class LocalStore:
         finally:
             os.close(fd)
 
+    def _etag_of(self, name: ObjectName) -> str:
+        """Return the version of a file, "" where there is none."""
+        try:
+            return self.head(name).etag
+        except ObjectNotFound:
+            return ""
+
     def _open(self, name: ObjectName) -> int:
         path = RelativePath(name)
         found = self._folder().stat(path)
@@ -194,6 +204,29 @@ class LocalStore:
             raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
         folder = self._folder()
         folder.remove(RelativePath(name))
+        folder.flush()
+
+    def swaps_folders(self) -> bool:
+        """Ask the disk by trying."""
+        if self._swaps is None:
+            self._swaps = self._folder().swaps_folders()
+        return self._swaps
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Rename a folder, or exchange two."""
+        folder, path, place = self._folder(), RelativePath(name), RelativePath(to)
+        with folder.alone_in(place[:-1]):
+            if over is not None and self._etag_of(over[0]) != over[1]:
+                raise ObjectExists(f"{self.url}/{to} was replaced by somebody else.")
+            folder.move_folder(path, place, swap=over is not None)
+        folder.flush()
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it."""
+        folder = self._folder()
+        folder.remove_folder(RelativePath(name))
         folder.flush()
 
     def interrupt(self) -> None:
@@ -244,11 +277,7 @@ class _LocalWriting:
         return self._store.head(self._name)
 
     def _expect(self, etag: str) -> None:
-        try:
-            current = self._store.head(self._name).etag
-        except ObjectNotFound:
-            current = ""
-        if current != etag:
+        if self._store._etag_of(self._name) != etag:  # noqa: SLF001
             self.abort()
             raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
 

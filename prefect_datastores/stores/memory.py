@@ -17,7 +17,7 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Object:
     info: ObjectInfo
 
 
-class MemoryStore:
+class MemoryStore(NoFolders):
     """Objects that live as long as the process."""
 
     capabilities = Capabilities(kind="memory", stores_digest=True, part_size=64 * 1024)

@@ -146,6 +146,12 @@ class RetryingStore(DecoratedStore):
 
         self._around("delete", once)
 
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Give a folder another name; tried once, as a second try could undo the first."""
+        self._inner.move_folder(name, to, over=over)
+
 
 class _RetryingWriting(DecoratedWriting):
     def __init__(

@@ -1,0 +1,315 @@
+"""Folders that were published at once, as readers see them: the whole of one generation, under plain names."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from prefect_datastores.errors import (
+    AccessDenied,
+    ConfigurationError,
+    IntegrityError,
+    NameCollision,
+    ObjectNotFound,
+    SourceChanged,
+)
+from prefect_datastores.names import ObjectName, folder_prefix, join, parents
+from prefect_datastores.staging.generations import DATA, LONGEST_POINTER, POINTER, Pointer, damaged
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects
+
+_MARK = ".pds-"  # what the names of pointers and data have in common
+_TURNS = 3  # publishes that may come while one pointer is read
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The pointer that stands in a folder, and the version of its object."""
+
+    pointer: Pointer
+    etag: str
+    modified: float | None
+
+
+def pointer_of(store: ObjectStore, folder: str) -> Standing | None:
+    """Return what says what a folder shows, or None where it was not published at once.
+
+    Raises:
+        IntegrityError: the pointer is damaged.
+        SourceChanged: it changes faster than it can be read.
+    """
+    name = ObjectName(join(folder, POINTER))
+    for _ in range(_TURNS):
+        with contextlib.suppress(SourceChanged):
+            return _pointer_once(store, name)
+    return _pointer_once(store, name)
+
+
+def _pointer_once(store: ObjectStore, name: ObjectName) -> Standing | None:
+    try:
+        return _read(store, store.head(name))
+    except ObjectNotFound:
+        return None
+
+
+def _read(store: ObjectStore, info: ObjectInfo) -> Standing:
+    where = f"{store.url}/{info.name}"
+    if info.size > LONGEST_POINTER:
+        raise damaged(where, f"it has {info.size} bytes")
+    content = bytearray(info.size)
+    store.read_into(ObjectName(info.name), 0, memoryview(content), pin=info.etag or None)
+    return Standing(Pointer.from_bytes(bytes(content), where), info.etag, info.modified)
+
+
+def head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
+    """Return what is known of an object, or None where the service says that it does not exist."""
+    try:
+        return store.head(name)
+    except ObjectNotFound:
+        return None
+
+
+def refuse_published(
+    store: ObjectStore,
+    folder: str,
+    look: Callable[[ObjectName], ObjectInfo | None] | None = None,
+) -> None:
+    """Return when single objects may be stored in a folder; `look` tells what stands at a name.
+
+    Raises:
+        ConfigurationError: it was published at once, and readers would not see them.
+    """
+    found: ObjectInfo | None = None
+    with contextlib.suppress(AccessDenied):  # one that may only write cannot tell
+        found = (look or partial(head, store))(ObjectName(join(folder, POINTER)))
+    if found is not None:
+        raise ConfigurationError(
+            f"Nothing was moved: {_shown(store, folder)} was published at once, and shows nothing that is stored in "
+            'it singly. Say publish="atomic", or upload to another folder.'
+        )
+
+
+def _shown(store: ObjectStore, folder: str) -> str:
+    return f"{store.url}/{folder}".rstrip("/")
+
+
+# -- listings -------------------------------------------------------------------------------------
+
+
+def objects(
+    store: ObjectStore, prefix: str, *, page_size: int | None = None
+) -> Iterator[ObjectInfo]:
+    """Give every object below `prefix`, those of published folders under the names that they show.
+
+    Raises:
+        IntegrityError: a pointer is damaged, or what it promises is not there.
+        SourceChanged: a folder was published anew while it was listed.
+    """
+    return published(store, prefix, list_objects(store, prefix, page_size=page_size))
+
+
+def published(
+    store: ObjectStore, prefix: str, listing: Iterable[ObjectInfo]
+) -> Iterator[ObjectInfo]:
+    """Give a listing in name order as readers see it; what lies in `prefix` itself is taken as it is.
+
+    A pointer is no older than what is listed after it, and its generation was whole before it was
+    written. What was taken away meanwhile shows by the count.
+    """
+    reading = _Reading(store, len(prefix))
+    for info in listing:
+        if reading.shown is None and _MARK not in info.name:
+            yield info
+        else:
+            yield from reading.take(info)
+    reading.leave()
+
+
+class _Reading:
+    """Where in a listing its reader is: in the folder `shown`, if that was published."""
+
+    def __init__(self, store: ObjectStore, begin: int) -> None:
+        self._store, self._begin = store, begin
+        self.shown: _Generation | None = None
+
+    def take(self, info: ObjectInfo) -> Iterable[ObjectInfo]:
+        """Return what readers see of one more listed object."""
+        name, shown = info.name, self.shown
+        if shown is not None and name > shown.prefix and not name.startswith(shown.data):
+            self.leave()
+        found = _split(name, self._begin) if _MARK in name else None
+        if found is None:
+            return (info,)
+        folder, component, below = found
+        if component == DATA and below is not None:
+            return shown.show(info) if shown and name.startswith(shown.prefix) else ()
+        if info.is_marker:
+            return ()
+        if component == POINTER and below is None:
+            return self._enter(folder, info)
+        return (info,)  # somebody's own, of the same name
+
+    def _enter(self, folder: str, info: ObjectInfo) -> Iterable[ObjectInfo]:
+        try:
+            pointer = _read(self._store, info).pointer
+        except (SourceChanged, ObjectNotFound) as error:
+            # What is listed next may be older than the pointer that is there now: only a new listing is not.
+            now = pointer_of(self._store, folder.removesuffix("/"))
+            if now is None or now.pointer.in_place:
+                raise _anew(self._store, folder) from error
+            return _Generation(self._store, folder, now.pointer).all()
+        self.shown = None if pointer.in_place else _Generation(self._store, folder, pointer)
+        return ()
+
+    def leave(self) -> None:
+        """Return when all came that the folder shows."""
+        shown, self.shown = self.shown, None
+        if shown is not None:
+            shown.check()
+
+
+def _split(name: str, at: int) -> tuple[str, str, str | None] | None:
+    """Return the prefix of a published folder, the component that makes it one, and what comes below that.
+
+    None where the name, from place `at` on, has no such component.
+    """
+    while True:
+        end = name.find("/", at)
+        component = name[at:] if end < 0 else name[at:end]
+        if component in {POINTER, DATA}:
+            return name[:at], component, None if end < 0 else name[end + 1 :]
+        if end < 0:
+            return None
+        at = end + 1
+
+
+def _anew(store: ObjectStore, folder: str) -> SourceChanged:
+    return SourceChanged(
+        f"{_shown(store, folder)} was published anew, or taken back, while it was listed. Run it again."
+    )
+
+
+class _Generation:
+    """The generation that a folder shows, as a listing brings it."""
+
+    def __init__(self, store: ObjectStore, folder: str, pointer: Pointer) -> None:
+        self.data = f"{folder}{DATA}/"
+        self.prefix = f"{self.data}{pointer.generation}/"
+        self._store, self._folder, self._pointer = store, folder, pointer
+        self._count = self._bytes = 0
+
+    def show(self, info: ObjectInfo) -> Iterator[ObjectInfo]:
+        """Give an object under the name that the folder shows; its marker is the folder's own."""
+        if below := info.name[len(self.prefix) :]:
+            self._count += not info.is_marker
+            self._bytes += info.size
+            yield dataclasses.replace(info, name=self._folder + below, stored_as=info.name)
+
+    def all(self) -> Iterator[ObjectInfo]:
+        """List the generation by itself."""
+        for info in list_objects(self._store, self.prefix):
+            yield from self.show(info)
+        self.check()
+
+    def check(self) -> None:
+        """Return when all that was published came.
+
+        Raises:
+            IntegrityError: some of it is gone, or more is there.
+        """
+        pointer = self._pointer
+        if (self._count, self._bytes) != (pointer.count, pointer.size):
+            raise IntegrityError(
+                f"{_shown(self._store, self._folder)} was published with {pointer.count} objects of {pointer.size} "
+                f"bytes, and has {self._count} of {self._bytes}: it was taken back while it was listed, or somebody "
+                "changed it below. Run it again; if it stays so, publish it again."
+            )
+
+
+# -- one place ------------------------------------------------------------------------------------
+
+
+def is_file(store: ObjectStore, path: str) -> ObjectInfo | None:
+    """Return the object when `path` names one, None when it is a folder (or nothing yet).
+
+    Raises:
+        NameCollision: it is both.
+    """
+    if not path:
+        return None
+    try:
+        info = store.head(ObjectName(path))
+    except ObjectNotFound:
+        return None
+    if info.is_marker:
+        return None
+    if any(True for _ in list_objects(store, folder_prefix(path), limit=1)):
+        raise NameCollision(
+            f"{store.url}/{path} is an object and a folder at once; name what is below it."
+        )
+    return info
+
+
+def at(store: ObjectStore, path: str) -> tuple[ObjectInfo | None, Iterator[ObjectInfo]]:
+    """Return the object when `path` names one, and else what is below it, as readers see it.
+
+    Raises:
+        NameCollision: it is an object and a folder at once.
+        IntegrityError, SourceChanged: as `objects` says.
+    """
+    single = is_file(store, path)
+    if single is not None:
+        return single, iter([single])
+    listing = objects(store, folder_prefix(path))
+    first = next(listing, None)
+    if first is not None or not path:
+        return None, chain(() if first is None else (first,), listing)
+    single = inside(store, path)
+    if single is not None:
+        return single, iter([single])
+    return None, _below(store, path)
+
+
+def inside(store: ObjectStore, path: str) -> ObjectInfo | None:
+    """Return the object that a published folder shows at `path`, or None; for a path where nothing else is."""
+    found = _holder(store, path)
+    if found is None:
+        return None
+    prefix, _, below = found
+    try:
+        info = store.head(ObjectName(prefix + below))
+    except ObjectNotFound:
+        return None
+    return None if info.is_marker else dataclasses.replace(info, name=path, stored_as=info.name)
+
+
+def _below(store: ObjectStore, path: str) -> Iterator[ObjectInfo]:
+    """Give what a published folder above `path` shows below it."""
+    found = _holder(store, path)
+    if found is None:
+        return
+    prefix, standing, below = found
+    for info in list_objects(store, f"{prefix}{below}/"):
+        if shown := info.name[len(prefix) :]:
+            name = f"{path}{shown[len(below) :]}"
+            yield dataclasses.replace(info, name=name, stored_as=info.name)
+    # A part of a generation has no count: it was whole when the generation is still there now.
+    now = pointer_of(store, path[: -len(below)].rstrip("/"))
+    generation = standing.pointer.generation
+    if now is None or generation not in {now.pointer.generation, now.pointer.previous}:
+        raise _anew(store, path)
+
+
+def _holder(store: ObjectStore, path: str) -> tuple[str, Standing, str] | None:
+    """Return the prefix of the generation that holds `path`, its pointer, and the name below the prefix."""
+    for folder in (*parents(path), ""):
+        standing = pointer_of(store, folder)
+        if standing is not None:
+            if standing.pointer.in_place:
+                return None
+            prefix = join(folder, DATA, standing.pointer.generation) + "/"
+            return prefix, standing, path[len(folder_prefix(folder)) :]
+    return None
