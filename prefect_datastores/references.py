@@ -75,6 +75,9 @@ class DataReference(BaseModel):
         title="Publish",
         description="Whether uploaded files are seen one by one, or a folder all at once.",
     )
+    keep_times: bool = Field(
+        False, title="Keep times", description="Whether downloaded files get the objects' times."
+    )
 
     # A datastore that is not registered travels with its references, inside this process only.
     _unregistered: Any = PrivateAttr(default=None)
@@ -156,6 +159,7 @@ class DataReference(BaseModel):
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
         cache: bool = True,
+        keep_times: bool = False,
     ) -> DataReference:
         """Return the reference as data that is downloaded before the script runs.
 
@@ -166,9 +170,11 @@ class DataReference(BaseModel):
             exclude: globs of names to leave out.
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
+            keep_times: give files the times at which their objects were last changed.
         """
         return self._copy(
             mode="download",
+            keep_times=keep_times,
             cache=cache,
             path_on_compute=path_on_compute or "",
             overwrite=overwrite,

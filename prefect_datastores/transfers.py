@@ -67,6 +67,7 @@ def download_request(reference: DataReference) -> downloading.DownloadRequest:
         exclude=reference.exclude,
         overwrite=reference.overwrite,
         allow_empty=reference.allow_empty,
+        keep_times=reference.keep_times,
     )
 
 

@@ -178,6 +178,20 @@ def test_links_give_the_entry_itself_which_nobody_may_write_to(
     assert tree(tmp_path / "second") == FILES
 
 
+@pytest.mark.parametrize("links", [False, True])
+def test_times_are_kept_on_request_from_the_cache_too(
+    store: Counting, tmp_path: Path, links: bool
+) -> None:
+    cache = CacheLimits(tmp_path / "cache", 2**30, links)
+    changed = store.head(ObjectName("large")).modified
+    request = DownloadRequest(keep_times=True)
+    for name, asked in [("1", request), ("2", DownloadRequest()), ("3", request), ("4", request)]:
+        download(store, tmp_path / name, asked, cache=cache)
+    kept_times = [(tmp_path / name / "large").stat().st_mtime == changed for name in "134"]
+    assert kept_times == [True] * 3
+    assert store.names.count("large") == 4  # its parts, once
+
+
 def test_what_was_not_used_for_longest_gives_way(tmp_path: Path) -> None:
     store = MemoryStore()
     for number in range(5):

@@ -245,6 +245,8 @@ def test_many_objects_go_there_and_back(tmp_path: Path) -> None:
     assert other.head(ObjectName("x/10599")).size == 5
     twice = upload(other, folder_source(tmp_path / "to"), "x", "if_changed")
     assert dict(twice.actions) == {"unchanged": count}
+    back = download(other, tmp_path / "back", DownloadRequest("x"))
+    assert back.count == count
 
 
 # What stands at names.

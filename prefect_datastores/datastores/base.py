@@ -245,6 +245,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
         cache: bool = True,
+        keep_times: bool = False,
     ) -> TransferReport:
         """Fetch a file or a folder below `target_path`, each file whole and of one version.
 
@@ -259,6 +260,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             exclude: globs of names to leave out.
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
+            keep_times: give files the times at which their objects were last changed.
 
         Raises:
             ObjectNotFound: nothing matches.
@@ -273,6 +275,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             overwrite=overwrite_rule(overwrite),
             allow_empty=allow_empty,
             whole_names=True,
+            keep_times=keep_times,
         )
         stop, progress = Cancellation(), display_for(show_progress)
         with self.open_store(stop, progress) as store:

@@ -56,7 +56,8 @@ class DownloadRequest:
     """What is wanted: the place in the store, where it goes, and by which rules.
 
     With `whole_names` a file keeps its name from the store's root (as `Datastore.download` of Azure
-    ML lays out files); without, it is laid out relative to `path`.
+    ML lays out files); without, it is laid out relative to `path`. With `keep_times` a file gets the
+    time at which the object was last changed at the service.
     """
 
     path: str = ""
@@ -65,6 +66,7 @@ class DownloadRequest:
     overwrite: Overwrite = "if_changed"
     allow_empty: bool = False
     whole_names: bool = False
+    keep_times: bool = False
 
     def selection(self, prefix: str) -> Selection:
         """Return the selection below `prefix`."""
@@ -172,9 +174,7 @@ def download(
         with (
             planned,
             opened(cache if store.capabilities.is_remote else None) as shelf,
-            _Fetching(
-                store, folder, request.overwrite, resumption, shelf, planned.wait
-            ) as fetching,
+            _Fetching(store, folder, request, resumption, shelf, planned.wait) as fetching,
         ):
             rows = run(
                 planned,
@@ -244,12 +244,13 @@ class _Fetching:
         self,
         store: ObjectStore,
         folder: Folder,
-        overwrite: Overwrite,
+        request: DownloadRequest,
         resumption: Resumption,
         cache: Cache | None,
         wait: Callable[[], None],
     ) -> None:
-        self._store, self._folder, self._overwrite = store, folder, overwrite
+        self._store, self._folder, self._overwrite = store, folder, request.overwrite
+        self._keep_times = request.keep_times
         self._resumption, self._cache, self._failed = resumption, cache, False
         self._wait = wait
 
@@ -321,7 +322,8 @@ class _Fetching:
                         f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
                         "published. It was damaged on its way, or stored damaged."
                     )
-            receiving.part.flush(read_only=entry is not None and entry.links)
+            times = (item.info.modified,) * 2 if self._keep_times and item.info.modified else None
+            receiving.part.flush(times, read_only=entry is not None and entry.links)
             if entry and not cached:
                 entry.add(receiving.part)
             self._wait()
@@ -338,7 +340,9 @@ class _Fetching:
     def _receive(self, item: Fetch, entry: Entry | None) -> Receiving:
         """Open the part file of an object: the entry of the cache itself, one left earlier, or a new one."""
         size = item.info.size
-        if entry and (taken := entry.link_into(self._folder.workspace())):
+        # The time of the entry itself tells whether anybody wrote to it.
+        links = entry if not self._keep_times else None
+        if links and (taken := links.link_into(self._folder.workspace())):
             return Receiving(self._folder.part_file(item.path, size, taken))
         step = part_size(self._store.capabilities, size)
         # An object of one part is fetched as quickly as looked for, and what has no version is never the same.

@@ -79,8 +79,14 @@ class Fetch:
     detail: str = ""
 
 
+def _plain(info: ObjectInfo) -> tuple[Any, ...]:
+    """Return the values; marshal knows texts, and no names that are checked."""
+    name, *others, stored_as = astuple(info)
+    return (str(name), *others, str(stored_as))
+
+
 def _pack_fetch(item: Fetch) -> tuple[Any, ...]:
-    return (astuple(item.info), str(item.path), item.verdict, item.detail)
+    return (_plain(item.info), str(item.path), item.verdict, item.detail)
 
 
 def _unpack_fetch(packed: tuple[Any, ...]) -> Fetch:
@@ -208,8 +214,7 @@ class Send:
 def _pack_send(item: Send) -> tuple[Any, ...]:
     file, replaced = item.source, item.replaces
     source = (str(file.path), str(file.relative), file.size)
-    # marshal knows texts, and no names that are checked
-    return (source, str(item.name), item.verdict, replaced and astuple(replaced), item.detail)
+    return (source, str(item.name), item.verdict, replaced and _plain(replaced), item.detail)
 
 
 def _unpack_send(packed: tuple[Any, ...]) -> Send:
