@@ -109,7 +109,7 @@ class AzureService:
             answer = self._http.send(method, target, signed, body, receive)
             if last or answer.status != 401:  # noqa: PLR2004
                 break
-            if not self._signer.renew(answer.headers.get("www-authenticate", "")):
+            if not self._signer.renew(answer.headers.get("www-authenticate", ""), signed):
                 break
         if answer.status >= 300:  # noqa: PLR2004
             raise self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
