@@ -192,11 +192,17 @@ def _text(found: Any) -> str:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Read `Retry-After` in both its forms (RFC 9110, 10.2.3), as seconds from now."""
-    if (milliseconds := headers.get("x-ms-retry-after-ms", "")).isdigit():
-        return int(milliseconds) / 1000
+    milliseconds = _number(headers.get("x-ms-retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
     value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
+    seconds = _number(value)
+    if seconds is None:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return seconds
+
+
+def _number(text: str) -> float | None:
+    """Return a number of digits alone; one that is far too long is infinite, as it is meant."""
+    return float(text) if text.isascii() and text.isdecimal() else None
