@@ -88,8 +88,10 @@ class Workspace:
     def close(self) -> None:
         """Remove the folder with all that is in it, or give it up to whoever goes on with it."""
         if self._keep:
-            os.ftruncate(self._owner, 0)
-            os.pwrite(self._owner, b"{}", 0)
+            # In place, because a full disk has no room for more; where that fails as well, it is
+            # given up with the end of this process.
+            with contextlib.suppress(OSError):
+                os.pwrite(self._owner, b"{}".ljust(os.fstat(self._owner).st_size), 0)
         else:
             _remove(self._root, self.name, self.fd)
         self._descriptors.close()

@@ -109,7 +109,7 @@ class AzureService:
             answer = self._http.send(method, target, signed, body, receive)
             if last or answer.status != 401:  # noqa: PLR2004
                 break
-            if not self._signer.renew(answer.headers.get("www-authenticate", "")):
+            if not self._signer.renew(answer.headers.get("www-authenticate", ""), signed):
                 break
         if answer.status >= 300:  # noqa: PLR2004
             raise self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
@@ -192,11 +192,17 @@ def _text(found: Any) -> str:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Read `Retry-After` in both its forms (RFC 9110, 10.2.3), as seconds from now."""
-    if (milliseconds := headers.get("x-ms-retry-after-ms", "")).isdigit():
-        return int(milliseconds) / 1000
+    milliseconds = _number(headers.get("x-ms-retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
     value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
+    seconds = _number(value)
+    if seconds is None:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return seconds
+
+
+def _number(text: str) -> float | None:
+    """Return a number of digits alone; one that is far too long is infinite, as it is meant."""
+    return float(text) if text.isascii() and text.isdecimal() else None

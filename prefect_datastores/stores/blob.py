@@ -109,13 +109,18 @@ class BlobStore(NoFolders):
     def head(self, name: ObjectName) -> ObjectInfo:
         """Return what is known of one blob."""
         headers = self._service.request("HEAD", name).headers
-        size = int(headers.get("content-length", 0))
+        length, etag = headers.get("content-length", ""), headers.get("etag", "")
+        if not length.isdecimal() or not etag:
+            raise IntegrityError(
+                f"{self.url}/{name} is there, but its length or version was not told; does a proxy drop headers?"
+            )
+        size = int(length)
         is_folder = headers.get("x-ms-meta-hdi_isfolder", "").lower() == "true"
         is_folder = is_folder or headers.get("x-ms-resource-type") == "directory"
         return ObjectInfo(
             name=str(name),
             size=size,
-            etag=headers.get("etag", ""),
+            etag=etag,
             digest=digest_of(headers.get("content-md5", "")),
             modified=time_of(headers.get("last-modified", "")),
             is_marker=not size and (is_folder or name.endswith("/")),

@@ -58,8 +58,11 @@ class Signer(Protocol):
     def sign(self, request: Request) -> tuple[str, Mapping[str, str]]:
         """Return the target and the headers of the signed request."""
 
-    def renew(self, challenge: str) -> bool:
-        """Take note that the service did not accept it, and tell whether another try is worth it."""
+    def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
+        """Take note that the service refused a request, and tell whether another try is worth it.
+
+        `challenge` is what it said, `refused` the headers that `sign` gave.
+        """
 
 
 class NoSigner:
@@ -71,7 +74,7 @@ class NoSigner:
         """Return the request as it is."""
         return request.target, request.headers
 
-    def renew(self, challenge: str) -> bool:
+    def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
         """Say no: there is nothing to renew."""
         return False
 
@@ -93,7 +96,7 @@ class SasSigner:
         joint = "&" if request.query else "?"
         return f"{request.target}{joint}{self._token}", request.headers
 
-    def renew(self, challenge: str) -> bool:
+    def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
         """Say no: only its owner can make another."""
         return False
 
@@ -139,7 +142,7 @@ class KeySigner:
         authorization = f"SharedKey {self._account}:{signed}"
         return request.target, {**headers, "Authorization": authorization}
 
-    def renew(self, challenge: str) -> bool:
+    def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
         """Say no: a key is right or wrong."""
         return False
 
@@ -186,10 +189,12 @@ class TokenSigner:
         except ValueError as error:
             raise ConfigurationError(f"The sign-in cannot be used: {error}") from None
 
-    def renew(self, challenge: str) -> bool:
+    def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
         """Forget the token, and ask the tenant that the service named for the next one."""
         named = _TENANT.search(challenge)
         with self._lock:
+            if self._token and refused["Authorization"] != f"Bearer {self._token.token}":
+                return True  # of many threads that were refused, the first renewed it
             self._token = None
             self._tenant = named[1] if named else self._tenant
         return True

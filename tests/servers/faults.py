@@ -1,12 +1,13 @@
 """A proxy that fails as it is told, in front of a server that does not."""
 
+import contextlib
 import http.client
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,60 +15,100 @@ from typing import Literal
 
 _NOW_OR_NEVER = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+_OF_HEAD = "x-length"  # the length that an answer to HEAD tells, without any body; "" for none
 _STALL_SECONDS = 0.2
+_LONGEST_HANG_SECONDS = 20
+
+Action = Literal[
+    "answer", "reset", "truncate", "stall", "hang", "drop", "lose", "damage", "change", "pass"
+]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered; its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def nothing() -> None:
+    """Happen to nobody."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """What happens to requests whose `METHOD /path?query` has `match` in it.
 
-    The first `skip` of them pass, the next `times` (None: all) meet the fault:
+    With `token`, only to those that sign in by it. The first `skip` of them pass, the next `times`
+    (None: all) meet the fault:
 
     * `answer`: `status`, `headers` and `body`; the server behind sees nothing;
-    * `reset`, `truncate`, `stall`: half of the true body, then a reset, an end, or a pause and an
-      end; the true length was announced;
+    * `reset`, `truncate`, `stall`, `hang`: the true body until `at` (its first byte, its middle, its
+      last byte), then a reset, an end, a pause and an end, or nothing until the client leaves; the
+      true length was announced;
+    * `drop`: a reset; the server behind sees nothing;
     * `lose`: the server behind does it, and its answer gets lost;
     * `damage`: one bit of what is sent to the server behind is another;
+    * `change`: what the server behind answered, as `change` makes it;
     * `pass`: nothing.
+
+    Before any of it, `meanwhile` happens.
     """
 
     match: str
-    action: Literal["answer", "reset", "truncate", "stall", "lose", "damage", "pass"]
+    action: Action
     skip: int = 0
     times: int | None = 1
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    at: Literal["first", "middle", "last"] = "middle"
+    change: Callable[[Reply], Reply] = lambda reply: reply
+    meanwhile: Callable[[], object] = nothing
+    token: str = ""
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Relays to `upstream`; `requests` is what it was asked, in order."""
+    """Relays to `upstream`; `requests` is what it was asked, in order.
+
+    With `sas`, it takes any token for good and signs in to the server behind by the SAS, as one
+    has to where that knows no tokens.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, upstream: tuple[str, int], faults: tuple[Fault, ...]) -> None:
+    def __init__(
+        self, upstream: tuple[str, int], faults: tuple[Fault, ...], sas: str = ""
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
-        self.upstream, self.faults = upstream, faults
-        self.requests: list[str] = []
+        self.upstream, self.sas = upstream, sas
+        self.requests: list[str]
         self.to_reset: set[socket.socket] = set()
-        self._met = [0] * len(faults)
         self._lock = threading.Lock()
+        self.fail_by(*faults)
 
     @property
     def port(self) -> int:
         return self.server_address[1]
 
+    def fail_by(self, *faults: Fault) -> None:
+        """Fail by these from now on, or not at all; what was asked is forgotten."""
+        with self._lock:
+            self.faults, self._met, self.requests = faults, [0] * len(faults), []
+
     def count(self, match: str = "") -> int:
         """How many requests had `match` in them."""
         return sum(bool(re.search(match, request)) for request in self.requests)
 
-    def fault_of(self, request: str) -> Fault:
+    def fault_of(self, request: str, authorization: str = "") -> Fault:
         """Take note of a request, and say what happens to it."""
         with self._lock:
             self.requests.append(request)
             for index, fault in enumerate(self.faults):
-                if re.search(fault.match, request):
+                if re.search(fault.match, request) and fault.token in authorization:
                     self._met[index] += 1
                     turn = self._met[index] - fault.skip
                     if turn > 0 and (fault.times is None or turn <= fault.times):
@@ -95,63 +136,84 @@ class _Relay(BaseHTTPRequestHandler):
 
     def relay(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.fault_of(f"{self.command} {self.path}")
+        authorization = self.headers.get("Authorization", "")
+        fault = self.server.fault_of(f"{self.command} {self.path}", authorization)
+        fault.meanwhile()
         if fault.action == "answer":
-            self.reply(fault.status, fault.headers, fault.body)
+            self.reply(Reply(fault.status, fault.headers, fault.body))
+            return
+        if fault.action == "drop":
+            self.reset()
             return
         if fault.action == "damage":
             sent = bytes([sent[0] ^ 1]) + sent[1:]
-        status, headers, body = self.ask(sent)
+        answer = self.ask(sent)
         if fault.action in {"pass", "damage"}:
-            self.reply(status, headers, body)
-            return
+            self.reply(answer)
+        elif fault.action == "change":
+            self.reply(fault.change(answer))
+        else:
+            self.break_off(fault, answer)
+
+    def break_off(self, fault: Fault, answer: Reply) -> None:
         self.close_connection = True
         if fault.action == "lose":
             return
-        self.reply(status, headers, body, sent=len(body) // 2)
+        length = len(answer.body)
+        self.reply(answer, sent={"first": 0, "middle": length // 2, "last": length - 1}[fault.at])
         if fault.action == "reset":
-            self.server.to_reset.add(self.connection)
+            self.reset()
         elif fault.action == "stall":
-            self.wfile.flush()
             time.sleep(_STALL_SECONDS)
+        elif fault.action == "hang":
+            self.connection.settimeout(_LONGEST_HANG_SECONDS)
+            with contextlib.suppress(OSError):
+                self.connection.recv(1)
+
+    def reset(self) -> None:
+        self.close_connection = True
+        self.server.to_reset.add(self.connection)
 
     # The names that the base class asks for.
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = relay  # noqa: N815
 
-    def ask(self, sent: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    def ask(self, sent: bytes) -> Reply:
         # The headers go on as they came, `Host` too; the path as it was written.
+        path, unwanted = self.path, {"connection"}
+        if self.server.sas:
+            path += ("&" if "?" in path else "?") + self.server.sas
+            unwanted.add("authorization")
         connection = http.client.HTTPConnection(*self.server.upstream, timeout=30)
-        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() != "connection":
+            if name.lower() not in unwanted:
                 connection.putheader(name, value)
         connection.endheaders(sent)
         answer = connection.getresponse()
         body = answer.read()
         connection.close()
-        headers = dict(answer.getheaders())
+        headers = {name.lower(): value for name, value in answer.getheaders()}
         if self.command == "HEAD" and answer.headers["Content-Length"]:
-            headers["X-Length"] = answer.headers["Content-Length"]
-        return answer.status, headers, body
+            headers[_OF_HEAD] = answer.headers["Content-Length"]
+        return Reply(answer.status, headers, body)
 
-    def reply(
-        self, status: int, headers: Mapping[str, str], body: bytes, sent: int | None = None
-    ) -> None:
-        self.send_response_only(status)
-        length = headers.get("X-Length", str(len(body)))
-        for name, value in headers.items():
-            if name.lower() not in _OF_THE_CONNECTION and name != "X-Length":
+    def reply(self, answer: Reply, sent: int | None = None) -> None:
+        self.send_response_only(answer.status)
+        length = answer.headers.get(_OF_HEAD, str(len(answer.body)))
+        for name, value in answer.headers.items():
+            if name.lower() not in {*_OF_THE_CONNECTION, _OF_HEAD}:
                 self.send_header(name, value)
-        self.send_header("Content-Length", length)
+        if length:
+            self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:sent])
+            self.wfile.write(answer.body[:sent])
 
 
 @contextmanager
-def faulty(host: str, port: int, *faults: Fault) -> Iterator[FaultyProxy]:
+def faulty(host: str, port: int, *faults: Fault, sas: str = "") -> Iterator[FaultyProxy]:
     """Run a proxy in front of a server."""
-    with FaultyProxy((host, port), faults) as proxy:
+    with FaultyProxy((host, port), faults, sas) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

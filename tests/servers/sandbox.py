@@ -8,8 +8,9 @@ from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[2] / "prefect_datastores"
 
-# A mount in a mount namespace of its own: it is gone with the process, however that ends.
-_TMPFS = """
+# A mount in a mount namespace of its own: it is gone with the process, however that ends. Defines
+# `mount_small_disk(folder)`, which raises OSError where nothing may be mounted.
+TMPFS = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUSER, REC_PRIVATE = 0x20000, 0x10000000, 0x4000 | 0x40000
@@ -36,7 +37,7 @@ _FILE_SIZE_LIMIT = (
 )
 
 SMALL_DISKS = {
-    "tmpfs": f"{_TMPFS}try:\n    mount_small_disk(folder)\nexcept OSError:\n    {_FILE_SIZE_LIMIT}",
+    "tmpfs": f"{TMPFS}try:\n    mount_small_disk(folder)\nexcept OSError:\n    {_FILE_SIZE_LIMIT}",
     "file size limit": _FILE_SIZE_LIMIT,
 }
 """Ways to have room for 8 MiB only, run before the script; `folder` names the place."""
