@@ -1,6 +1,5 @@
 """What has to be true after any fault: old bytes, new bytes or nothing, and a report that agrees."""
 
-import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -82,7 +81,7 @@ def check(
 
 def open_descriptors() -> int:
     """How many descriptors this process has."""
-    return len(os.listdir("/dev/fd"))
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def stored(store: SmallBlobStore) -> dict[str, bytes]:
