@@ -156,9 +156,7 @@ def test_a_fault_of_a_write_is_got_over_or_told_and_never_half_there(
         for times in (None, 1):
             only(container, direct, OLD)
             seen.proxy.fail_by(at(named.fault, match, times=times, skip=match == OF_PART))
-            outcome = attempt(
-                lambda: upload(seen.store, folder_source(source), "", "if_changed")
-            )
+            outcome = attempt(lambda: upload(seen.store, folder_source(source), "", "if_changed"))
             # It was done, and nobody ever heard of it.
             lost = name == "the answer is lost" and times is None and match != OF_PART
             check(outcome, OLD, NEW, stored(direct), unheard=[hit] if lost else [])
@@ -359,9 +357,7 @@ def test_an_object_that_gets_another_version_between_its_parts_is_begun_anew(
 ) -> None:
     fill(direct, NEW)
     newer = {**NEW, "large": content_of(len(LARGE), "newer")}
-    change = Fault(
-        OF_LARGE, "pass", skip=2, meanwhile=lambda: put(direct, "large", newer["large"])
-    )
+    change = Fault(OF_LARGE, "pass", skip=2, meanwhile=lambda: put(direct, "large", newer["large"]))
     with through(azurite, container, change) as seen:
         outcome = attempt(lambda: download(seen.store, destination, REPLACE))
         check(outcome, OLD, newer, tree(destination))
@@ -411,9 +407,7 @@ def sas_of(azurite: Azurite, container: ContainerClient) -> str:
 
 def expired(match: str, skip: int) -> Fault:
     said = {"x-ms-error-code": "AuthenticationFailed"}
-    return Fault(
-        match, "answer", skip=skip, times=None, status=403, headers=said, body=EXPIRED
-    )
+    return Fault(match, "answer", skip=skip, times=None, status=403, headers=said, body=EXPIRED)
 
 
 def test_a_download_whose_sas_expires_is_gone_on_with_by_a_new_one(
@@ -422,9 +416,7 @@ def test_a_download_whose_sas_expires_is_gone_on_with_by_a_new_one(
     fill(direct, NEW)
     sas = sas_of(azurite, container)
     with through(azurite, container, expired(OF_LARGE, 2), sas_token=sas) as seen:
-        outcome = attempt(
-            lambda: download(seen.store, destination, REPLACE, limits=ONE_AT_A_TIME)
-        )
+        outcome = attempt(lambda: download(seen.store, destination, REPLACE, limits=ONE_AT_A_TIME))
         check(outcome, OLD, NEW, tree(destination))
         assert "SAS token is outside its time" in outcome.row("large").detail
         assert outcome.actions["small"] == outcome.actions["sub/other"] == "cancelled"
@@ -563,9 +555,7 @@ def test_an_object_of_which_nothing_can_be_learned_is_not_absent(
 ) -> None:
     """The 404 is that of a proxy: the service always says which thing is missing."""
     fill(direct, NEW)
-    nothing_listed = at(
-        LISTING["XML that is cut"].fault, "comp=list", times=None
-    )
+    nothing_listed = at(LISTING["XML that is cut"].fault, "comp=list", times=None)
     head = Fault("HEAD", "answer", times=None, status=status)
     # Were the first answer taken for "no", the second would be "nothing there".
     listed = Fault("comp=list", "answer", times=None, status=200, body=EMPTY_LISTING)

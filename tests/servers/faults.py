@@ -80,9 +80,7 @@ class FaultyProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(
-        self, upstream: tuple[str, int], faults: tuple[Fault, ...], sas: str = ""
-    ) -> None:
+    def __init__(self, upstream: tuple[str, int], faults: tuple[Fault, ...], sas: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
         self.upstream, self.sas = upstream, sas
         self.requests: list[str]
