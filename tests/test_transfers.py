@@ -1324,40 +1324,6 @@ def test_one_glob_may_come_alone(source: Path, destination: Path) -> None:
 # As many threads as are worth while.
 
 
-@pytest.mark.parametrize(
-    ("waits", "threads"),
-    [
-        ([], 1),
-        ([0.0] * 40, 1),
-        ([0.0009] * 40, 9),
-        ([0.02] * 3, 64),
-        ([0.5, 0.0, 0.0], 1),
-        ([0.0, *[0.02] * 15] * 2, 64),
-    ],
-)
-def test_the_wait_for_the_last_objects_says_how_many_threads_are_worth_while(
-    waits: list[float], threads: int
-) -> None:
-    pace, work = engine._Pace(64), 0.0001
-    for each in waits:
-        pace.took(engine._Took(each + work, work))
-    assert pace.wanted() == threads
-    assert engine._Pace(1).wanted() == 1
-    for _ in range(40):
-        pace.took(engine._Took(0.02, work))  # what was long ago does not count
-    assert pace.wanted() == 64
-
-
-@pytest.mark.parametrize(("wait", "enough"), [(0.0, 1), (0.001, 11), (0.02, 64)])
-def test_threads_that_wait_for_each_other_become_fewer(wait: float, enough: int) -> None:
-    """A model of a link: what one thread waits for, or as long as all the others work."""
-    pace, work, threads = engine._Pace(64), 0.0001, 64
-    for _ in range(2000):
-        pace.took(engine._Took(max(wait + work, threads * work), work))
-        threads = max(1, pace.wanted())
-    assert enough * 0.8 <= threads <= enough
-
-
 @pytest.mark.parametrize("most", [1, 8])
 def test_objects_that_are_waited_for_are_waited_for_together(destination: Path, most: int) -> None:
     waiting, peak, lock = [0], [0], threading.Lock()

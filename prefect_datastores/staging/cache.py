@@ -103,15 +103,19 @@ class Cache:
             self._rows.close()
             raise
 
-    @contextlib.contextmanager
-    def entry(self, url: str, info: ObjectInfo) -> Iterator[Entry]:
-        """Give what the cache has of a version of an object, or its place where there is nothing."""
-        entry = Entry(self, _key_of(url, info.asked, info.etag, info.size))
-        try:
-            yield entry
-        finally:
-            if entry.fd is not None:
-                os.close(entry.fd)
+    def entry(self, url: str, info: ObjectInfo) -> Entry:
+        """Return what the cache has of a version of an object, or its place where there is nothing."""
+        return Entry(self, _key_of(url, info.asked, info.etag, info.size))
+
+    def holds(self, url: str, info: ObjectInfo) -> bool:
+        """Tell whether there is an entry for a version of an object, whatever it is worth."""
+        if self._broken or self._empty or not info.etag:
+            return False
+        with self._guarded(), self._lock:
+            key = _key_of(url, info.asked, info.etag, info.size)
+            row = self._rows.execute("select 1 from objects where key = ?", (key,)).fetchone()
+            return row is not None
+        return False
 
     def find(self, key: str) -> int | None:
         """Return a descriptor of an entry, which the caller closes; None where there is none."""
@@ -284,6 +288,12 @@ class Entry:
     def forget(self) -> None:
         """Drop the entry: it is not what it was."""
         self._cache.forget(self._key)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 def _stamp(fd: int) -> tuple[int, int, int]:

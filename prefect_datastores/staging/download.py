@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from prefect_datastores.errors import (
     DatastoreError,
@@ -31,7 +33,7 @@ from prefect_datastores.staging import published
 from prefect_datastores.staging.cache import Cache, CacheLimits, Entry, opened
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
-from prefect_datastores.staging.engine import Lanes, Limits, run
+from prefect_datastores.staging.engine import Done, Lanes, Limits, run
 from prefect_datastores.staging.plan import (
     FOLDER,
     NO_FILE,
@@ -45,8 +47,10 @@ from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, part_size
+from prefect_datastores.stores.base import Later, ObjectInfo, ObjectStore, Pending, part_size
 
+SMALL = 128 * 1024
+"""Bytes up to which an object's request is what takes time, and not its content."""
 _SHOWN = 5
 _LOST = 10  # times that another process may take the part file of one object away
 
@@ -180,6 +184,7 @@ def download(
                 planned,
                 fetching.fetch,
                 _failed,
+                begin=fetching.begin,
                 limits=limits or Limits(),
                 cancellation=cancellation,
                 progress=progress,
@@ -252,7 +257,7 @@ class _Fetching:
         self._store, self._folder, self._overwrite = store, folder, request.overwrite
         self._keep_times = request.keep_times
         self._resumption, self._cache, self._failed = resumption, cache, False
-        self._wait = wait
+        self._wait, self._part_size = wait, store.capabilities.part_size
 
     def __enter__(self) -> _Fetching:
         return self
@@ -260,7 +265,28 @@ class _Fetching:
     def __exit__(self, kind: object, *_: object) -> None:
         self._resumption.close(finished=kind is None and not self._failed)
 
-    def fetch(self, item: Fetch, lanes: Lanes) -> ObjectRow:
+    def begin(self, item: Fetch, lanes: Lanes) -> _Begun | None:
+        """Ask for a small object, so that others can be asked for before it comes."""
+        info = item.info
+        if item.verdict != "move" or not 0 < info.size <= min(SMALL, self._part_size):
+            return None
+        if self._cache is not None and self._cache.holds(self._store.url, info):
+            return None
+        memory = lanes.memory.take_at_once(info.size)
+        if memory is None:
+            return None
+        try:
+            reading = self._store.begin_read(item.name, 0, memory, pin=info.etag or None)
+            if not isinstance(reading, Later):
+                return _Begun(self, item, lanes, memory, reading)
+        except BaseException:
+            lanes.memory.give(memory)
+            raise
+        lanes.memory.give(memory)
+        return None
+
+    def fetch(self, item: Fetch, lanes: Lanes, begun: _Begun | None = None) -> Done:
+        """Bring an object here; `begun` is what was asked for already. A small one is settled later."""
         row = ObjectRow(
             item.info.name, str(item.path), item.info.size, "moved", "length", item.detail
         )
@@ -269,15 +295,30 @@ class _Fetching:
         if item.verdict == "compare" and self._is_same(item, lanes):
             lanes.progress.moved(item.info.size)
             return dataclasses.replace(row, action="unchanged", verified="md5")
-        try:
-            cached = self._move(item, lanes)
-        except ObjectExists as error:
-            if self._overwrite == "skip":
-                return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
-            raise
-        return dataclasses.replace(
-            row, verified="md5" if item.info.digest else "length", cached=cached
-        )
+        moving = self._filled(item, lanes, begun)
+        return self.settle(moving, row) if item.info.size > SMALL else _Settling(self, moving, row)
+
+    def settle(self, moving: _Moving, row: ObjectRow) -> ObjectRow:
+        """Give an object that is here its name, once it is on the disk."""
+        lost = 0
+        while True:
+            try:
+                self._publish(moving)
+                break
+            except ObjectExists as error:
+                if self._overwrite == "skip":
+                    return dataclasses.replace(
+                        row, action="skipped", verified="", detail=str(error)
+                    )
+                raise
+            except PartLost:  # another process took it away
+                lost += 1
+                if lost > _LOST:
+                    raise
+            moving.lanes.progress.moved(-moving.item.info.size)
+            moving = self._filled(moving.item, moving.lanes, None)
+        verified: Literal["md5", "length"] = "md5" if moving.item.info.digest else "length"
+        return dataclasses.replace(row, verified=verified, cached=moving.cached)
 
     def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
         """Compare digests; without one at the service nothing can be said, so it is fetched again."""
@@ -289,53 +330,59 @@ class _Fetching:
         finally:
             os.close(fd)
 
-    def _move(self, item: Fetch, lanes: Lanes) -> bool:
-        """Fetch an object, and tell whether it was in the cache.
-
-        It is tried again where it was damaged on its way, or its part file was taken away.
-        """
-        damaged = lost = 0
-        while True:
-            try:
-                if self._cache is None or not item.info.etag:
-                    return self._move_once(item, lanes, None)
-                with self._cache.entry(self._store.url, item.info) as entry:
-                    return self._move_once(item, lanes, entry)
-            except _Damaged:
-                damaged += 1
-                if damaged > 1:
-                    raise
-            except PartLost:
-                lost += 1
-                if lost > _LOST:
-                    raise
-            lanes.progress.moved(-item.info.size)
-
-    def _move_once(self, item: Fetch, lanes: Lanes, entry: Entry | None) -> bool:
-        receiving = self._receive(item, entry)
-        cached = entry is not None and entry.fd is not None
+    def _filled(self, item: Fetch, lanes: Lanes, begun: _Begun | None) -> _Moving:
+        """Fetch an object, once more where it was damaged on its way."""
         try:
-            if not (entry and entry.gave(receiving.part)):
-                digest = self._fill(receiving, item, entry, lanes)
-                if item.info.digest not in {None, digest}:
+            return self._fill_once(item, lanes, begun)
+        except _Damaged:
+            lanes.progress.moved(-item.info.size)
+            return self._fill_once(item, lanes, None)
+
+    def _fill_once(self, item: Fetch, lanes: Lanes, begun: _Begun | None) -> _Moving:
+        kept = self._cache if item.info.etag else None
+        entry = kept.entry(self._store.url, item.info) if kept is not None else None
+        try:
+            moving = _Moving(item, lanes, self._receive(item, entry), entry)
+        except BaseException:
+            if entry is not None:
+                entry.close()
+            raise
+        try:
+            if not (entry and entry.gave(moving.receiving.part)):
+                came = begun.take() if begun is not None and not moving.cached else None
+                if self._fill(moving, came) != item.info.digest is not None:
                     raise _Damaged(
                         f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
                         "published. It was damaged on its way, or stored damaged."
                     )
             times = (item.info.modified,) * 2 if self._keep_times and item.info.modified else None
-            receiving.part.flush(times, read_only=entry is not None and entry.links)
-            if entry and not cached:
-                entry.add(receiving.part)
-            self._wait()
-            lanes.cancellation.check()
-            receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
+            moving.receiving.part.seal(times, read_only=entry is not None and entry.links)
         except BaseException as error:
             if entry and isinstance(error, _Damaged):
                 entry.forget()
-            receiving.give_up(error)
-            self._failed = not isinstance(error, (_Damaged, PartLost)) or self._failed
+            self.give_up(moving, error)
             raise
-        return cached
+        return moving
+
+    def _publish(self, moving: _Moving) -> None:
+        entry, part = moving.entry, moving.receiving.part
+        try:
+            part.flush()
+            if entry and not moving.cached:
+                entry.add(part)
+            self._wait()
+            moving.lanes.cancellation.check()
+            moving.receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
+        except BaseException as error:
+            self.give_up(moving, error)
+            raise
+        moving.close()
+
+    def give_up(self, moving: _Moving, error: BaseException) -> None:
+        """Leave what the next transfer can go on with, and nothing else."""
+        moving.receiving.give_up(error)
+        moving.close()
+        self._failed = not isinstance(error, (_Damaged, PartLost)) or self._failed
 
     def _receive(self, item: Fetch, entry: Entry | None) -> Receiving:
         """Open the part file of an object: the entry of the cache itself, one left earlier, or a new one."""
@@ -351,8 +398,13 @@ class _Fetching:
             item.path, size, key_of(item.name, item.info.etag, size, step) if worth else None
         )
 
-    def _fill(self, receiving: Receiving, item: Fetch, entry: Entry | None, lanes: Lanes) -> bytes:
-        """Bring all parts to their places, and return the MD5 of what came."""
+    def _fill(self, moving: _Moving, came: memoryview | None) -> bytes:
+        """Bring all parts to their places, and return the MD5 of them; `came` is the only one."""
+        item, lanes, receiving, entry = moving.item, moving.lanes, moving.receiving, moving.entry
+        if came is not None:
+            receiving.came(0, came)
+            lanes.progress.moved(len(came))
+            return hashlib.md5(came, usedforsecurity=False).digest()
         digest = RunningDigest(receiving.part.read_at, lanes.cancellation)
 
         def one(offset: int, memory: memoryview) -> None:
@@ -367,3 +419,91 @@ class _Fetching:
         step = part_size(self._store.capabilities, item.info.size)
         lanes.each_part(item.info.size, step, one)
         return digest.result()
+
+
+class _Moving:
+    """An object on its way: its part file, and its place in the cache."""
+
+    def __init__(
+        self, item: Fetch, lanes: Lanes, receiving: Receiving, entry: Entry | None
+    ) -> None:
+        self.item, self.lanes, self.receiving, self.entry = item, lanes, receiving, entry
+        self.cached = entry is not None and entry.fd is not None
+
+    def close(self) -> None:
+        """Let go of the entry of the cache."""
+        if self.entry is not None:
+            self.entry.close()
+
+
+class _Settling:
+    """A small object that is here, and that the disk is given together with others."""
+
+    def __init__(self, fetching: _Fetching, moving: _Moving, row: ObjectRow) -> None:
+        self._fetching, self._row = fetching, row
+        self._moving: _Moving | None = moving
+        self._fault: DatastoreError | None = None
+
+    def begin_flush(self) -> None:
+        """Have the disk begin with the object."""
+        if self._moving is not None:
+            self._moving.receiving.part.begin_flush()
+
+    def flush(self) -> None:
+        """Return when the disk has the object, or said why not: a second flush would not say it again."""
+        if self._moving is not None:
+            try:
+                self._moving.receiving.part.flush()
+            except DatastoreError as fault:
+                self._fault = fault
+
+    def finish(self) -> ObjectRow:
+        """Give the object its name, and return its row."""
+        moving, self._moving = self._moving, None
+        assert moving is not None, "An object is settled once."
+        if self._fault is not None:
+            self._fetching.give_up(moving, self._fault)
+            raise self._fault
+        return self._fetching.settle(moving, self._row)
+
+    def drop(self) -> None:
+        """Leave nothing of it."""
+        if self._moving is not None:
+            self._fetching.give_up(self._moving, TransferCancelled("It was not settled."))
+            self._moving = None
+
+
+class _Begun:
+    """A small object that was asked for, and is still to come."""
+
+    def __init__(
+        self,
+        fetching: _Fetching,
+        item: Fetch,
+        lanes: Lanes,
+        memory: memoryview,
+        reading: Pending[None],
+    ) -> None:
+        self._fetching, self._item, self._lanes = fetching, item, lanes
+        self._memory: memoryview | None = memory
+        self._reading: Pending[None] | None = reading
+
+    def take(self) -> memoryview | None:
+        """Return the content once it came, and None where it was taken already."""
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return None
+        reading.finish()
+        return self._memory
+
+    def finish(self) -> Done:
+        """Bring the object here."""
+        return self._fetching.fetch(self._item, self._lanes, self)
+
+    def drop(self) -> None:
+        """Do not wait for it, unless it came; its memory is given back."""
+        if self._reading is not None:
+            self._reading.drop()
+        if self._memory is not None:
+            self._lanes.memory.give(self._memory)
+        self._reading = self._memory = None

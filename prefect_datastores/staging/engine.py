@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, Union
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -26,12 +26,35 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.memory import SMALL, MemoryBudget
+from prefect_datastores.staging.pace import Pace, Worked
 from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.report import ObjectRow, in_order, object_rows
+from prefect_datastores.stores.base import Failed, Pending
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-_SPARE = 1.5  # times as many threads as are wanted stay, so that they do not come and go
+
+class Unsettled(Pending[ObjectRow], Protocol):
+    """An object that is here, and gets its name together with others: so the disk is quicker."""
+
+    def begin_flush(self) -> None:
+        """Have the disk begin with it."""
+
+    def flush(self) -> None:
+        """Return when the disk has it; a fault is raised by `finish`."""
+
+
+Done = Union[ObjectRow, Unsettled]
+"""The row of an object, or what is still to be settled of it."""
+
+_TOGETHER = (
+    64  # small objects that all threads have unsettled at once; they hold two descriptors each
+)
+_WAKE_SECONDS = 0.5  # a signal that another thread was handed does not wake the main one
+_TOGETHER = 64  # small objects that all threads have unsettled; each holds three descriptors
+_SLOW_FLUSH = 0.001  # seconds; such a disk does not bring one file along with another
+_FIRST_AHEAD = 16  # small objects that a thread asks for before it knows how long they take
 _NEXT_WOULD_FAIL_TOO = (
     *(AccessDenied, AuthenticationFailed, CredentialExpired),
     *(ContainerNotFound, EndpointUnreachable, LocalDiskFull),
@@ -42,11 +65,13 @@ _NEXT_WOULD_FAIL_TOO = (
 class Limits:
     """Bounds of one transfer: files and parts in work at once, and bytes held in memory.
 
-    A small object takes a round trip to the service (20 ms), so many are under way; a large one
-    is bound by what a connection carries, which 16 exceed on most machines.
+    A small object takes a round trip to the service (20 ms), so many are under way: `small` of
+    them are asked for before the first has come, by as few threads as can take what comes. A large
+    one is bound by what a connection carries, which 16 exceed on most machines.
     """
 
     files: int = 64
+    small: int = 128
     parts: int = 16
     bytes_in_flight: int = 64 * 2**20
 
@@ -85,6 +110,10 @@ class Lanes:
         part.add_done_callback(lambda _: self.memory.give(memory))
         return part
 
+    def beside(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Make the calls in the lane of parts, many at once; the first fault ends it."""
+        self.gather(self._parts.submit(call) for call in calls)
+
     @staticmethod
     def drop(parts: Iterable[Future[None]]) -> None:
         """Begin none of the parts any more, and wait for those in work."""
@@ -111,16 +140,18 @@ class Lanes:
 
 def run(
     items: Iterable[Item],
-    work: Callable[[Item, Lanes], ObjectRow],
+    work: Callable[[Item, Lanes], Done],
     row_of: Callable[[Item, DatastoreError], ObjectRow],
     *,
+    begin: Callable[[Item, Lanes], Pending[Done] | None] = lambda *_: None,
     limits: Limits,
     cancellation: Cancellation,
     progress: Progress,
 ) -> Sequence[ObjectRow]:
     """Work on every item and return a row for each, in the order of the items.
 
-    Where they are too many for memory, they are in the order in which the items were done.
+    Where they are too many for memory, they are in the order in which the items were done. What
+    `begin` returns is worked on instead, after what was begun before; None is nothing to begin.
 
     A fault of one item is a row of `row_of`, and the rest goes on; a fault that the next item
     would meet as well (no access, no disk, nobody there) stops the rest.
@@ -129,7 +160,7 @@ def run(
         TransferCancelled: the stop was asked for from outside.
     """
     crew = _Crew(
-        iter(enumerate(items)), work, row_of, Lanes(limits, cancellation, progress), limits.files
+        iter(enumerate(items)), work, begin, row_of, Lanes(limits, cancellation, progress), limits
     )
     try:
         crew.run()
@@ -144,37 +175,44 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Took:
-    """The seconds that an object took, and those in which its thread worked instead of waiting."""
+class _Taken(Generic[Item]):
+    """An item that a thread took, and what is begun of it already."""
 
-    whole: float
-    working: float
+    index: int
+    item: Item
+    pending: Pending[Done] | None
 
 
-class _Pace:
-    """How many threads are worth while: as many as can do their part while one waits.
+_NOTHING = Worked()
 
-    A small object is a wait for the service and some work of this process, of which only one thread
-    does much at a time. Threads beyond that cost more than they bring: on a quick link one is
-    faster than sixty, and at 20 ms sixty are thirty times as fast. Threads that wait for each other
-    wait as long as they are many, which says that they are enough, so a little less than that is wanted.
-    """
 
-    _LESS, _RECENT = 0.9, 32
-    _LEAST_WORK = 0.00005  # seconds: less is not measured, but the time of another thread's
+class _Hand(Generic[Item]):
+    """What one thread has in hand."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._recent: deque[float] = deque(maxlen=self._RECENT)
+    def __init__(self) -> None:
+        self.begun: deque[_Taken[Item]] = deque()
+        self.unsettled: list[tuple[_Taken[Item], Unsettled]] = []
+        # Few at first: it is not known yet how many threads there will be to share them.
+        self.ahead = _FIRST_AHEAD
+        self._worked = _NOTHING
 
-    def took(self, took: _Took) -> None:
-        """Take note of how long an object took."""
-        self._recent.append(took.whole / max(took.working, self._LEAST_WORK))
+    def worked(self, began: float, *, is_small: bool) -> None:
+        """Take note of work since `began`, in the thread's own time."""
+        seconds = time.thread_time() - began
+        self._worked += Worked(small=seconds) if is_small else Worked(seconds, 1)
 
-    def wanted(self) -> int:
-        """Return the number of threads, by what half of the last objects had at least."""
-        ratio = sorted(self._recent)[len(self._recent) // 2] if self._recent else 0.0
-        return int(min(self._most, max(1.0, ratio * self._LESS)))
+    def take_worked(self) -> Worked:
+        """Return what was worked since the last time."""
+        worked, self._worked = self._worked, _NOTHING
+        return worked
+
+    def drop(self) -> None:
+        """Let go of all of it."""
+        for taken in self.begun:
+            if taken.pending is not None:
+                taken.pending.drop()
+        for _, unsettled in self.unsettled:
+            unsettled.drop()
 
 
 class _Crew(Generic[Item]):
@@ -183,15 +221,17 @@ class _Crew(Generic[Item]):
     def __init__(
         self,
         items: Iterator[tuple[int, Item]],
-        work: Callable[[Item, Lanes], ObjectRow],
+        work: Callable[[Item, Lanes], Done],
+        begin: Callable[[Item, Lanes], Pending[Done] | None],
         row_of: Callable[[Item, DatastoreError], ObjectRow],
         lanes: Lanes,
-        most: int,
+        limits: Limits,
     ) -> None:
         self.rows = object_rows()
         self.taken = 0
         self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
-        self._pace = _Pace(most)
+        self._begin, self._small = begin, limits.small
+        self._pace = Pace(limits.files)
         self._changed = threading.Condition()
         self._over = False
         self._stop = Cancellation()
@@ -207,7 +247,7 @@ class _Crew(Generic[Item]):
         with self._changed:
             self._grow()
             while self._threads:
-                self._changed.wait()
+                self._changed.wait(_WAKE_SECONDS)
         if self._fault is not None:
             raise self._fault
         # A row that is missing would be a failure that nobody hears of.
@@ -219,12 +259,12 @@ class _Crew(Generic[Item]):
         with self._changed:
             self._over = True
             while self._threads:
-                self._changed.wait()
+                self._changed.wait(_WAKE_SECONDS)
         self._lanes.close()
 
     def _grow(self) -> None:
         """Start one thread more where that is worth while; the caller holds the lock."""
-        if len(self._threads) < self._pace.wanted() and not self._over:
+        if len(self._threads) < self._pace.wanted and not self._over:
             thread = threading.Thread(target=self._take_all, name="pds-file", daemon=True)
             try:
                 thread.start()
@@ -235,51 +275,128 @@ class _Crew(Generic[Item]):
             self._threads.add(thread)
 
     def _take_all(self) -> None:
+        """Take items and work on them, some of them begun before the ones before are done."""
+        hand: _Hand[Item] = _Hand()
         try:
-            took: _Took | None = None
-            while (taken := self._take(took)) is not None:
-                took = self._do(*taken)
+            while self._fill(hand) or hand.unsettled:
+                if hand.begun:
+                    self._do(hand, hand.begun.popleft())
+                if not hand.begun or len(hand.unsettled) * len(self._threads) >= _TOGETHER:
+                    self._settle(hand)
         except BaseException as fault:  # noqa: BLE001 - raised by `run` in the thread that waits
             self._over = True
             self._fault = self._fault or fault
             self._lanes.cancellation.cancel()
         finally:
+            hand.drop()
             with self._changed:
                 self._threads.discard(threading.current_thread())
                 self._changed.notify_all()
 
-    def _take(self, took: _Took | None) -> tuple[int, Item] | None:
+    def _fill(self, hand: _Hand[Item]) -> bool:
+        """Take as many items as this thread may have begun at once; tell whether it has any."""
+        most = max(1, self._small // max(1, len(self._threads)))
+        while len(hand.begun) < min(hand.ahead, most):
+            taken = self._take(hand, is_full=hand.ahead >= most)
+            if taken is None:
+                break
+            pending = self._ask(hand, taken[1])
+            hand.begun.append(_Taken(*taken, pending))
+            if pending is None:
+                hand.ahead = self._small
+                break  # others may take what comes next, while this one is worked on
+        return bool(hand.begun)
+
+    def _take(self, hand: _Hand[Item], *, is_full: bool) -> tuple[int, Item] | None:
         """Return the next item, or None where there is none, or this thread is one too many.
 
-        `took` is how long the item before took, where that says anything.
+        A thread that is not `is_full` could have more begun than it has, so its waiting says nothing.
         """
         with self._changed:
-            if took is not None:
-                self._pace.took(took)
-                if len(self._threads) > max(1, self._pace.wanted() * _SPARE):
+            threads = len(self._threads)
+            if is_full:
+                self._pace.worked(hand.take_worked(), threads)
+            else:
+                self._pace.begin_look()
+            if threads > self._pace.wanted:
+                if not hand.begun and not hand.unsettled:
                     self._threads.discard(threading.current_thread())
-                    return None
+                return None
             taken = None if self._over else next(self._items, None)
             self._over = self._over or taken is None
             self.taken += taken is not None
             self._grow()
         return taken
 
-    def _do(self, index: int, item: Item) -> _Took | None:
-        """Keep the row of an item, and return how long it took where it was moved."""
-        began, worked = time.monotonic(), time.thread_time()
+    def _ask(self, hand: _Hand[Item], item: Item) -> Pending[Done] | None:
+        """Begin with an item, where that can be."""
+        began = time.thread_time()
+        try:
+            return self._begin(item, self._lanes)
+        except (DatastoreError, OSError) as error:
+            return Failed(error)
+        finally:
+            hand.worked(began, is_small=True)
+
+    def _do(self, hand: _Hand[Item], taken: _Taken[Item]) -> None:
+        """Work on an item; keep its row, or what is still to be settled of it."""
+        began, pending = time.thread_time(), taken.pending
+
+        def work() -> Done:
+            if (
+                pending is not None
+            ):  # it is done even if the rest is not: nobody knew what came of it
+                return pending.finish()
+            self._stop.check()
+            return self._work(taken.item, self._lanes)
+
+        try:
+            done = self._tried(taken.item, work)
+        finally:
+            if pending is not None:
+                pending.drop()
+        if isinstance(done, ObjectRow):
+            self._keep(taken, done)
+        else:
+            hand.unsettled.append((taken, done))
+        hand.ahead += 1
+        hand.worked(began, is_small=pending is not None)
+
+    def _settle(self, hand: _Hand[Item]) -> None:
+        """Settle what is to be settled together: the disk is quicker where nothing comes between."""
+        began, together = time.thread_time(), hand.unsettled
+        for _, unsettled in together:
+            unsettled.begin_flush()
+        self._flush([unsettled for _, unsettled in together])
+        while together:
+            taken, unsettled = together.pop()
+            try:
+                row = self._tried(taken.item, unsettled.finish)
+            finally:
+                unsettled.drop()
+            self._keep(taken, row)
+        hand.worked(began, is_small=True)
+
+    def _flush(self, together: Sequence[Unsettled]) -> None:
+        for place, unsettled in enumerate(together):
+            began = time.monotonic()
+            unsettled.flush()
+            if place and time.monotonic() - began > _SLOW_FLUSH:
+                self._lanes.beside(rest.flush for rest in together[place + 1 :])
+                return
+
+    def _tried(self, item: Item, work: Callable[[], Result]) -> Result | ObjectRow:
+        """Return what comes of an item, or the row that says why nothing does."""
         try:
             self._lanes.cancellation.check()
-            self._stop.check()
-            row = self._work(item, self._lanes)
+            return work()
         except DatastoreError as error:
-            row = self._row_of(item, error)
             if isinstance(error, _NEXT_WOULD_FAIL_TOO):
                 self._stop.cancel()
+            return self._row_of(item, error)
         except OSError as error:
-            row = self._row_of(item, TransferError(str(error)))
-        self.rows.append((index, row))
+            return self._row_of(item, TransferError(str(error)))
+
+    def _keep(self, taken: _Taken[Item], row: ObjectRow) -> None:
+        self.rows.append((taken.index, row))
         self._lanes.progress.finished(row)
-        # What asked nobody tells nothing of the wait.
-        asked = row.action == "moved" and row.size and not row.cached
-        return _Took(time.monotonic() - began, time.thread_time() - worked) if asked else None

@@ -56,6 +56,13 @@ class MemoryBudget:
                 self._kept_bytes = 0
         return memoryview(piece if piece is not None else bytearray(room))[:size]
 
+    def take_at_once(self, size: int) -> memoryview | None:
+        """Return memory as `take` does, or None where there is no room for it right now."""
+        with self._freed:
+            if self._used + _room(size) > self._most:
+                return None
+        return self.take(size)
+
     def give(self, piece: memoryview) -> None:
         """Take back what `take` gave; it is not used any more."""
         whole = piece.obj

@@ -53,8 +53,22 @@ from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.spool import Spool
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import Source
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects
-from prefect_datastores.stores.decorated import Around, DecoratedStore, DecoratedWriting, Result
+from prefect_datastores.stores.base import (
+    Later,
+    ObjectInfo,
+    ObjectStore,
+    Pending,
+    Writing,
+    list_objects,
+)
+from prefect_datastores.stores.decorated import (
+    Ahead,
+    Around,
+    DecoratedStore,
+    DecoratedWriting,
+    Result,
+    Wrapped,
+)
 
 _log = logging.getLogger("prefect_datastores.staging")
 _KEPT_SECONDS = 24 * 3600.0  # a reader of what a generation replaced has that time to end
@@ -493,7 +507,7 @@ class _Staging(DecoratedStore):
     ) -> Writing:
         staged = ObjectName(join(self._place, name[self._shown :]))
         writing = self._inner.begin_write(staged, size, if_absent=True)
-        return _StagedWriting(writing, size, self._around, staged, self._ledger)
+        return _StagedWriting(writing, size, self._around, self._ahead, staged, self._ledger)
 
 
 class _StagedWriting(DecoratedWriting):
@@ -502,14 +516,24 @@ class _StagedWriting(DecoratedWriting):
         inner: Writing,
         size: int,
         around: Around,
+        ahead: Ahead,
         name: ObjectName,
         ledger: Spool[tuple[str, int, bytes]],
     ) -> None:
-        super().__init__(inner, size, around)
+        super().__init__(inner, size, around, ahead)
         self._name, self._ledger = name, ledger
 
     def commit(self, digest: bytes) -> ObjectInfo:
-        info = super().commit(digest)
+        return self._written_down(digest, lambda: self._inner.commit(digest))
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        pending = self._inner.begin_commit(digest)
+        if isinstance(pending, Later):
+            return Later(lambda: self.commit(digest))
+        return Wrapped(pending, lambda finish: self._written_down(digest, finish))
+
+    def _written_down(self, digest: bytes, commit: Callable[[], ObjectInfo]) -> ObjectInfo:
+        info = commit()
         self._ledger.append((str(self._name), info.size, digest))
         return info
 

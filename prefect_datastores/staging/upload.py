@@ -27,7 +27,7 @@ from prefect_datastores.files import Folder, local_error
 from prefect_datastores.names import folder_prefix, normal_path
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
-from prefect_datastores.staging.download import failed_row, raise_failures
+from prefect_datastores.staging.download import SMALL, failed_row, raise_failures
 from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.staging.lookup import Lookup
@@ -43,7 +43,15 @@ from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending, key_of
 from prefect_datastores.staging.walk import Source
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, list_objects, part_size
+from prefect_datastores.stores.base import (
+    Later,
+    ObjectInfo,
+    ObjectStore,
+    Pending,
+    Writing,
+    list_objects,
+    part_size,
+)
 
 _log = logging.getLogger("prefect_datastores.staging")
 _OVERTAKEN = 3  # times that another writer of the same object may come first
@@ -111,6 +119,7 @@ def upload(
                 made.sends,
                 sending.send,
                 _failed,
+                begin=sending.begin,
                 limits=limits or Limits(),
                 cancellation=cancellation or Cancellation(),
                 progress=progress,
@@ -158,25 +167,80 @@ class _Sending:
         if self._resumption is not None:
             self._resumption.close(finished=kind is None and not self._failed)
 
-    def send(self, item: Send, lanes: Lanes) -> ObjectRow:
+    def fail(self) -> None:
+        """Take note that what is left is of use to the next transfer."""
+        self._failed = True
+
+    def begin(self, item: Send, lanes: Lanes) -> _Begun | None:
+        """Send a small file, so that others can be sent before the service answers."""
+        size = item.source.size
+        small = size <= min(SMALL, self._store.capabilities.part_size)
+        if item.verdict != "move" or not small or not self._store.capabilities.is_remote:
+            return None
+        memory = lanes.memory.take_at_once(size)
+        if memory is None:
+            return None
+        committing = None
+        try:
+            committing = self._begin_commit(item, memory, lanes)
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            if committing is None:
+                lanes.memory.give(memory)
+        return _Begun(self, item, lanes, memory, committing) if committing is not None else None
+
+    def _begin_commit(
+        self, item: Send, memory: memoryview, lanes: Lanes
+    ) -> Pending[ObjectInfo] | None:
+        """Read a file and send it, where it has the length that it had; its version does not change then."""
+        fd = self._folder.open_read(item.source.path)
+        try:
+            before = os.fstat(fd)
+            if before.st_size != len(memory):
+                return None
+            writing = self._begin(item, before.st_size)
+            digest = self._send_only_part(writing, item, fd, memory)
+            self._check(item, fd, before, lanes)
+        finally:
+            os.close(fd)
+        committing = writing.begin_commit(digest)
+        return None if isinstance(committing, Later) else committing
+
+    def send(self, item: Send, lanes: Lanes, begun: _Begun | None = None) -> ObjectRow:
+        """Store a file; `begun` is what was sent already."""
         row = ObjectRow(
             item.name, str(item.source.relative), item.source.size, "moved", "md5", item.detail
         )
         if item.verdict == "keep":
             return dataclasses.replace(row, action="skipped", verified="")
-        fd = self._folder.open_read(item.source.path)
         try:
-            if item.verdict == "compare" and self._is_same(item, fd, lanes):
-                lanes.progress.moved(item.source.size)
-                return dataclasses.replace(row, action="unchanged")
-            info = self._move_in_spite_of_others(item, fd, lanes)
+            info = self._stored(item, lanes, begun)
         except ObjectExists as error:
             if self._overwrite == "skip":
                 return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
             raise
+        if info is None:
+            return dataclasses.replace(row, action="unchanged")
+        return dataclasses.replace(row, size=info.size, verified="md5" if info.digest else "length")
+
+    def _stored(self, item: Send, lanes: Lanes, begun: _Begun | None) -> ObjectInfo | None:
+        """Return what is stored now, or None where it was the same before."""
+        if begun is not None:
+            try:
+                return begun.take()
+            except ObjectExists:  # another writer came first
+                if self._overwrite != "replace":
+                    raise
+        fd = self._folder.open_read(item.source.path)
+        try:
+            if item.verdict == "compare" and self._is_same(item, fd, lanes):
+                lanes.progress.moved(item.source.size)
+                return None
+            return self._move_in_spite_of_others(item, fd, lanes)
         finally:
             os.close(fd)
-        return dataclasses.replace(row, size=info.size, verified="md5" if info.digest else "length")
 
     @staticmethod
     def _is_same(item: Send, fd: int, lanes: Lanes) -> bool:
@@ -220,14 +284,24 @@ class _Sending:
             raise
         return info
 
-    @staticmethod
     def _commit(
-        writing: Writing, item: Send, fd: int, before: os.stat_result, digest: bytes, lanes: Lanes
+        self,
+        writing: Writing,
+        item: Send,
+        fd: int,
+        before: os.stat_result,
+        digest: bytes,
+        lanes: Lanes,
     ) -> ObjectInfo:
+        self._check(item, fd, before, lanes)
+        return writing.commit(digest)
+
+    @staticmethod
+    def _check(item: Send, fd: int, before: os.stat_result, lanes: Lanes) -> None:
+        """Return when what was read may be stored."""
         if _version(before) != _version(os.fstat(fd)):
             raise _changed(item)
         lanes.cancellation.check()
-        return writing.commit(digest)
 
     def _begin(self, item: Send, size: int) -> Writing:
         if self._overwrite == "if_changed" and item.replaces is not None:
@@ -284,6 +358,43 @@ class _Sending:
             raise
         lanes.gather(sent)
         return digest.digest()
+
+
+class _Begun:
+    """A small file that was sent, and of which the service says later whether it is stored."""
+
+    def __init__(
+        self,
+        sending: _Sending,
+        item: Send,
+        lanes: Lanes,
+        memory: memoryview,
+        committing: Pending[ObjectInfo],
+    ) -> None:
+        self._sending, self._item, self._lanes = sending, item, lanes
+        self._memory, self._committing = memory, committing
+        self._open = True
+
+    def take(self) -> ObjectInfo:
+        """Return what is stored."""
+        info = self._committing.finish()
+        self._lanes.progress.moved(info.size)
+        return info
+
+    def finish(self) -> ObjectRow:
+        """Return the row of the file."""
+        try:
+            return self._sending.send(self._item, self._lanes, self)
+        except BaseException:
+            self._sending.fail()
+            raise
+
+    def drop(self) -> None:
+        """Do not wait for the answer; the memory of the content is given back."""
+        if self._open:
+            self._open = False
+            self._committing.drop()
+            self._lanes.memory.give(self._memory)
 
 
 def _part(

@@ -28,7 +28,7 @@ from prefect_datastores.errors import (
     TransferError,
 )
 from prefect_datastores.stores.connection import Answer, Receive
-from prefect_datastores.stores.http import HttpClient
+from prefect_datastores.stores.http import Exchange, HttpClient
 from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"
@@ -96,24 +96,35 @@ class AzureService:
         Raises:
             DatastoreError: the service said no, or did not say anything; each as `_error` has it.
         """
+        return self.begin(method, name, query, headers, body).finish(receive)
+
+    def begin(
+        self,
+        method: str,
+        name: str = "",
+        query: Query = (),
+        headers: Mapping[str, str] = _NONE,
+        body: bytes | memoryview = b"",
+    ) -> Asked:
+        """Send one request; its answer comes to who finishes it."""
         path = f"{self._path}/{quote(name, safe='~/')}" if name else self._path
-        for last in (False, True):
-            given = {
-                "x-ms-date": _date(int(time.time())),
-                "x-ms-version": _VERSION,
-                "User-Agent": _AGENT,
-                **headers,
-            }
-            request = Request(method, path, query, given, len(body))
-            target, signed = self._signer.sign(request)
-            answer = self._http.send(method, target, signed, body, receive)
-            if last or answer.status != 401:  # noqa: PLR2004
-                break
-            if not self._signer.renew(answer.headers.get("www-authenticate", ""), signed):
-                break
-        if answer.status >= 300:  # noqa: PLR2004
-            raise self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
-        return answer
+        given = {
+            "x-ms-date": _date(int(time.time())),
+            "x-ms-version": _VERSION,
+            "User-Agent": _AGENT,
+            **headers,
+        }
+        target, signed = self._signer.sign(Request(method, path, query, given, len(body)))
+        exchange = self._http.begin(method, target, signed, body)
+        return Asked(self, exchange, signed, (method, name, query, headers, body))
+
+    def renew(self, answer: Answer, signed: Mapping[str, str]) -> bool:
+        """Tell whether another try may be signed better than the one that was refused."""
+        return self._signer.renew(answer.headers.get("www-authenticate", ""), signed)
+
+    def refusal(self, answer: Answer, name: str) -> DatastoreError:
+        """Return what an answer says that is none of the good ones."""
+        return self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
 
     def interrupt(self) -> None:
         """Break the requests that are under way."""
@@ -165,6 +176,39 @@ class AzureService:
                 f"{answer}: it does not allow anonymous access; give a credential."
             )
         return AccessDenied(f"{answer}: the credential lacks the right to do this.")
+
+
+class Asked:
+    """A request about a container or an object that was sent, and whose answer is still to come."""
+
+    __slots__ = ("_exchange", "_request", "_service", "_signed")
+
+    def __init__(
+        self,
+        service: AzureService,
+        exchange: Exchange,
+        signed: Mapping[str, str],
+        request: tuple[str, str, Query, Mapping[str, str], bytes | memoryview],
+    ) -> None:
+        """Take over the exchange; `request` is what `AzureService.begin` was given."""
+        self._service, self._exchange = service, exchange
+        self._signed, self._request = signed, request
+
+    def finish(self, receive: Receive | None = None) -> Answer:
+        """Wait for the answer, and return it where it is a good one; it raises what `request` raises."""
+        answer = self._exchange.finish(receive)
+        if answer.status < 300:  # noqa: PLR2004
+            return answer
+        if answer.status == 401 and self._service.renew(answer, self._signed):  # noqa: PLR2004
+            again = self._service.begin(*self._request)
+            answer = again._exchange.finish(receive)  # noqa: SLF001 - the same, once more
+            if answer.status < 300:  # noqa: PLR2004
+                return answer
+        raise self._service.refusal(answer, self._request[1])
+
+    def drop(self) -> None:
+        """Do not wait for the answer; whether the request is carried out is unknown."""
+        self._exchange.drop()
 
 
 @lru_cache(maxsize=2)

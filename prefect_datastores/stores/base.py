@@ -7,12 +7,15 @@ never code inside a store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from prefect_datastores.errors import IntegrityError, TransferError
 from prefect_datastores.names import NameRules, ObjectName
+
+Result_co = TypeVar("Result_co", covariant=True)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,46 @@ class Capabilities:
     """Folders are things of their own, which stay when empty and get another name in one step."""
 
 
+class Pending(Protocol[Result_co]):
+    """What was asked for, and whose answer is still to come; for one thread, which has many of them."""
+
+    def finish(self) -> Result_co:
+        """Wait for the answer and return it; raise what asking for it at once would have raised."""
+
+    def drop(self) -> None:
+        """Do not wait any more; nothing to do once it is finished."""
+
+
+class Later(Generic[Answer]):
+    """A request that is only made when its answer is wanted."""
+
+    __slots__ = ("finish",)
+
+    def __init__(self, request: Callable[[], Answer]) -> None:
+        """Ask nobody yet."""
+        self.finish = request
+
+    def drop(self) -> None:
+        """Do nothing: nobody was asked."""
+
+
+class Failed(Generic[Answer]):
+    """A request that failed when it was to be made; its end tells so."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: Exception) -> None:
+        """Keep the error."""
+        self._error = error
+
+    def finish(self) -> Answer:
+        """Raise the error."""
+        raise self._error
+
+    def drop(self) -> None:
+        """Do nothing."""
+
+
 class Writing(Protocol):
     """One object being written. Nobody sees anything of it before `commit`."""
 
@@ -87,6 +130,9 @@ class Writing(Protocol):
         Raises:
             ObjectExists: it was to be new, or to replace one version, and that no longer holds.
         """
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        """Ask for `commit`, whose answer comes to who finishes it; not to be asked for twice at once."""
 
     def abort(self) -> None:
         """Leave nothing behind that a reader or the next attempt would see."""
@@ -158,6 +204,11 @@ class ObjectStore(Protocol):
             IntegrityError: the service sent fewer or other bytes than were asked for.
             ObjectNotFound: it is gone.
         """
+
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Pending[None]:
+        """Ask for what `read_into` fills `buffer` with; it is filled when the answer is finished."""
 
     def begin_write(
         self,

@@ -19,7 +19,7 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.azure import AzureService
+from prefect_datastores.stores.azure import Asked, AzureService
 from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
 from prefect_datastores.stores.connection import Head
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
@@ -130,29 +130,19 @@ class BlobStore(NoFolders):
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
     ) -> None:
         """Fill `buffer` from one version."""
-        if not buffer:
-            return  # a range has at least one byte
-        length = len(buffer)
-        span = f"bytes {offset}-{offset + length - 1}/"
-        headers = {"x-ms-range": f"bytes={offset}-{offset + length - 1}"}
+        if buffer:  # a range has at least one byte
+            self.begin_read(name, offset, buffer, pin=pin).finish()
+
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> _Reading:
+        """Ask for a range, which has at least one byte."""
+        span = f"{offset}-{offset + len(buffer) - 1}"
+        headers = {"x-ms-range": f"bytes={span}"}
         if pin:
             headers["If-Match"] = pin
-
-        def receive(head: Head) -> memoryview | None:
-            status, given, _ = head
-            if status >= 300:  # noqa: PLR2004 - an error says so by itself
-                return None
-            is_span = given.get("content-range", "").startswith(span)
-            if not is_span or given.get("content-length", str(length)) != str(length):
-                raise self._other_range(name)
-            return buffer
-
-        answer = self._service.request("GET", name, headers=headers, receive=receive)
-        if answer.status != 206:  # noqa: PLR2004
-            raise self._other_range(name)
-
-    def _other_range(self, name: ObjectName) -> IntegrityError:
-        return IntegrityError(f"{self.url}/{name} gave another range than the one asked for.")
+        asked = self._service.begin("GET", name, headers=headers)
+        return _Reading(asked, buffer, f"bytes {span}/", f"{self.url}/{name}")
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
@@ -171,6 +161,34 @@ class BlobStore(NoFolders):
     def close(self) -> None:
         """Let go of connections."""
         self._service.close()
+
+
+class _Reading:
+    """A range that was asked for, and is still to come."""
+
+    __slots__ = ("_asked", "_buffer", "_span", "_where", "drop")
+
+    def __init__(self, asked: Asked, buffer: memoryview, span: str, where: str) -> None:
+        self._asked, self._buffer = asked, buffer
+        self._span, self._where = span, where
+        self.drop = asked.drop
+
+    def finish(self) -> None:
+        if self._asked.finish(self._receive).status != 206:  # noqa: PLR2004
+            raise self._other_range()
+
+    def _receive(self, head: Head) -> memoryview | None:
+        status, given, _ = head
+        if status >= 300:  # noqa: PLR2004 - an error says so by itself
+            return None
+        length = str(len(self._buffer))
+        is_span = given.get("content-range", "").startswith(self._span)
+        if not is_span or given.get("content-length", length) != length:
+            raise self._other_range()
+        return self._buffer
+
+    def _other_range(self) -> IntegrityError:
+        return IntegrityError(f"{self._where} gave another range than the one asked for.")
 
 
 class _BlobWriting:
@@ -219,6 +237,9 @@ class _BlobWriting:
         self._blocks[index] = len(data)
 
     def commit(self, digest: bytes) -> ObjectInfo:
+        return self.begin_commit(digest).finish()
+
+    def begin_commit(self, digest: bytes) -> _Committing:
         if sum(self._blocks.values()) != self._size:
             raise IntegrityError(f"{self._service.url}/{self._name} was not written whole.")
         whole = base64.b64encode(digest).decode()
@@ -227,14 +248,17 @@ class _BlobWriting:
             "x-ms-blob-content-md5": whole,
             **self._conditions,
         }
+        if len(self._blocks) > 1:
+            return self._put_block_list(given, digest)
+        # The part is the whole, so its digest on the way is the one that is kept.
+        given |= {"x-ms-blob-type": "BlockBlob", "Content-MD5": whole}
+        asked = self._service.begin("PUT", self._name, (), given, self._only_part)
+        return _Committing(self, asked, digest)
+
+    def committed(self, asked: Asked, digest: bytes) -> ObjectInfo:
+        """Return what is stored now."""
         try:
-            if len(self._blocks) > 1:
-                headers = self._put_block_list(given)
-            else:
-                # The part is the whole, so its digest on the way is the one that is kept.
-                given |= {"x-ms-blob-type": "BlockBlob", "Content-MD5": whole}
-                data = self._only_part
-                headers = self._service.request("PUT", self._name, (), given, data).headers
+            headers = asked.finish().headers
         except SourceChanged as error:
             raise ObjectExists(
                 f"{self._service.url}/{self._name} was written by somebody else meanwhile; it was left as it is."
@@ -242,19 +266,33 @@ class _BlobWriting:
         modified = time_of(headers.get("last-modified", "")) or time.time()
         return ObjectInfo(self._name, self._size, headers.get("etag", ""), digest, modified)
 
-    def _put_block_list(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def _put_block_list(self, headers: Mapping[str, str], digest: bytes) -> _Committing:
         blocks = "".join(
             f"<Uncommitted>{self._block_id(index)}</Uncommitted>" for index in sorted(self._blocks)
         )
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         more = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
         query = (("comp", "blocklist"),)
-        return self._service.request("PUT", self._name, query, {**headers, **more}, body).headers
+        asked = self._service.begin("PUT", self._name, query, {**headers, **more}, body)
+        return _Committing(self, asked, digest)
 
     def abort(self) -> None:
         # Blocks that were never committed are invisible, and the service drops them after a week;
         # deleting the blob to get rid of them would delete somebody's good version.
         self._only_part = memoryview(b"")
+
+
+class _Committing:
+    """A commit that was asked for, and whose answer is still to come."""
+
+    __slots__ = ("_asked", "_digest", "_writing", "drop")
+
+    def __init__(self, writing: _BlobWriting, asked: Asked, digest: bytes) -> None:
+        self._writing, self._asked, self._digest = writing, asked, digest
+        self.drop = asked.drop
+
+    def finish(self) -> ObjectInfo:
+        return self._writing.committed(self._asked, self._digest)
 
 
 def _md5(data: bytes | memoryview) -> str:

@@ -109,6 +109,7 @@ class Connection:
         self._view = memoryview(self._room)
         self._at = self._end = 0  # what was received and not yet taken
         self._used = time.monotonic()
+        self._refused = False
 
     def is_usable(self) -> bool:
         """Tell whether the other side still keeps it, and has sent nothing that nobody asked for."""
@@ -125,20 +126,24 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.close()
 
-    def exchange(
-        self, method: str, head: bytes, body: bytes | memoryview, receive: Receive | None
-    ) -> tuple[Answer, bool]:
-        """Send a request, and return its answer and whether the connection can take another."""
+    def send(self, head: bytes, body: bytes | memoryview) -> None:
+        """Send a request; its answer is received before the next one is sent."""
         self._at = self._end = 0
-        keep = True
+        self._refused = False
         try:
             self._send(head, body)
         except (BrokenPipeError, ConnectionResetError):
-            keep = False  # a service that refuses a request may say why before it has all of it
+            self._refused = (
+                True  # a service that refuses a request may say why before it has all of it
+            )
+
+    def receive(self, method: str, receive: Receive | None) -> tuple[Answer, bool]:
+        """Return the answer to the request that was sent, and whether the connection can take another."""
         status, headers, version = answered = self._read_head()
         while status < 200:  # noqa: PLR2004 - 1xx: the answer itself follows
             status, headers, version = answered = self._read_head()
         content = b""
+        keep = not self._refused
         if method != "HEAD" and status not in _NO_BODY:
             content = self._read_body(headers, receive(answered) if receive else None)
             keep = keep and _has_end(headers)

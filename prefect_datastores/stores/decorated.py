@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
+from prefect_datastores.stores.base import (
+    Capabilities,
+    Later,
+    ObjectInfo,
+    ObjectStore,
+    Page,
+    Pending,
+    Writing,
+)
 
 Result = TypeVar("Result")
 
@@ -29,6 +37,47 @@ class Around(Protocol):
         """
 
 
+class Ahead(Protocol):
+    """Begins one request, and does something around it."""
+
+    def __call__(
+        self,
+        what: str,
+        begin: Callable[[], Pending[Result]],
+        request: Callable[[], Result],
+        *,
+        size: int = 0,
+    ) -> Pending[Result]:
+        """Return what `begin` returns, with something around its end; `request` makes it at once."""
+
+
+class Wrapped(Generic[Result]):
+    """A request that was begun, with something around its end."""
+
+    __slots__ = ("_around", "_dropped", "_pending")
+
+    def __init__(
+        self,
+        pending: Pending[Result],
+        around: Callable[[Callable[[], Result]], Result],
+        dropped: Callable[[], None] | None = None,
+    ) -> None:
+        """Take over a request: `around` is given what finishes it, `dropped` is called where nobody does."""
+        self._pending, self._around, self._dropped = pending, around, dropped
+
+    def finish(self) -> Result:
+        """Wait for the answer and return it."""
+        self._dropped = None
+        return self._around(self._pending.finish)
+
+    def drop(self) -> None:
+        """Do not wait for the answer."""
+        self._pending.drop()
+        if self._dropped is not None:
+            self._dropped()
+            self._dropped = None
+
+
 class DecoratedStore(ABC):
     """`inner`, with something around each of its requests."""
 
@@ -41,6 +90,20 @@ class DecoratedStore(ABC):
         self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
     ) -> Result:
         """Make one request, as `Around` says."""
+
+    def _ahead(
+        self,
+        what: str,
+        begin: Callable[[], Pending[Result]],
+        request: Callable[[], Result],
+        *,
+        size: int = 0,
+    ) -> Pending[Result]:
+        """Begin one request whose answer is finished later; `request` makes it at once.
+
+        A decorator that cannot do its part without waiting leaves it for later.
+        """
+        return Later(lambda: self._around(what, request, size=size))
 
     @property
     def url(self) -> str:
@@ -92,13 +155,23 @@ class DecoratedStore(ABC):
             asks=len(buffer) > 0,
         )
 
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Pending[None]:
+        """Ask for what `read_into` fills `buffer` with."""
+        return self._ahead(
+            "read",
+            lambda: self._inner.begin_read(name, offset, buffer, pin=pin),
+            lambda: self._inner.read_into(name, offset, buffer, pin=pin),
+            size=len(buffer),
+        )
+
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
     ) -> Writing:
         """Begin an object whose parts and commit are decorated as well."""
-        return DecoratedWriting(
-            self._begin(name, size, replaces=replaces, if_absent=if_absent), size, self._around
-        )
+        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent)
+        return DecoratedWriting(writing, size, self._around, self._ahead)
 
     def _begin(
         self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool
@@ -143,9 +216,10 @@ class DecoratedWriting:
     The only part of an object goes with its commit, in one request: so a blob store does it.
     """
 
-    def __init__(self, inner: Writing, size: int, around: Around) -> None:
+    def __init__(self, inner: Writing, size: int, around: Around, ahead: Ahead) -> None:
         """Decorate a writing of `size` bytes."""
-        self._inner, self._size, self._around = inner, size, around
+        self._inner, self._size = inner, size
+        self._around, self._ahead = around, ahead
         self._with_commit = 0
 
     @property
@@ -175,6 +249,15 @@ class DecoratedWriting:
     def commit(self, digest: bytes) -> ObjectInfo:
         """Make the whole visible."""
         return self._around("commit", lambda: self._inner.commit(digest), size=self._with_commit)
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        """Ask for the commit."""
+        return self._ahead(
+            "commit",
+            lambda: self._inner.begin_commit(digest),
+            lambda: self._inner.commit(digest),
+            size=self._with_commit,
+        )
 
     def abort(self) -> None:
         """Leave nothing behind."""

@@ -80,15 +80,23 @@ class HttpClient:
             ServiceBusy: the connection broke or stalled; whether the request was carried out is unknown.
             IntegrityError: what came is no HTTP, or longer than was announced.
         """
+        return self.begin(method, target, headers, body).finish(receive)
+
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview = b""
+    ) -> Exchange:
+        """Send one request; its answer comes to who finishes it, so that one thread may have many under way.
+
+        Raises:
+            DatastoreError: as `send` says.
+        """
         head = self._head(method, target, headers, len(body))
-        if not _log.isEnabledFor(logging.DEBUG):
-            return self._exchange(method, head, body, receive)
-        began = time.monotonic()
-        answer = self._exchange(method, head, body, receive)
-        milliseconds = (time.monotonic() - began) * 1000
-        shown = scrub(f"{method} {self._origin}{target}")
-        _log.debug("%s: %d, %.0f ms", shown, answer.status, milliseconds)
-        return answer
+        connection = self._take()
+        with _Breaking(self, connection):
+            connection.send(head, body)
+        debug = _log.isEnabledFor(logging.DEBUG)
+        shown = scrub(f"{method} {self._origin}{target}") if debug else ""
+        return Exchange(self, connection, method, shown)
 
     def _head(self, method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
         if self._to_proxy is not None:  # a plain proxy wants to know where to go
@@ -108,31 +116,25 @@ class HttpClient:
                 "A request's head has a character that it cannot hold; is the SAS token whole?"
             ) from None
 
-    def _exchange(
-        self, method: str, head: bytes, body: bytes | memoryview, receive: Receive | None
-    ) -> Answer:
-        connection = self._take()
-        try:
-            answer, keep = connection.exchange(method, head, body, receive)
-        except ClosedEarly:
-            self._drop(connection)
-            raise self._broken("it was closed without an answer") from None
-        except TimeoutError:
-            self._drop(connection)
-            raise self._broken(f"nothing came for {self._timeouts.stall:g} s") from None
-        except OSError as error:
-            self._drop(connection)
-            if isinstance(error, DatastoreError):
-                raise
-            raise self._broken(_reason(error)) from None
-        except BaseException:
-            self._drop(connection)
-            raise
+    def answer(self, connection: Connection, method: str, receive: Receive | None) -> Answer:
+        """Return the answer to a request that was begun on a connection, and keep that if it can be kept."""
+        with _Breaking(self, connection):
+            answer, keep = connection.receive(method, receive)
         if keep and not self._closed:
             self._idle.append(connection)
         else:
-            self._drop(connection)
+            self.drop(connection)
         return answer
+
+    def told(self, error: BaseException) -> ServiceBusy | None:
+        """Return what a fault of a connection is for others; None where it says that itself."""
+        if isinstance(error, ClosedEarly):
+            return self._broken("it was closed without an answer")
+        if isinstance(error, TimeoutError):
+            return self._broken(f"nothing came for {self._timeouts.stall:g} s")
+        if isinstance(error, OSError) and not isinstance(error, DatastoreError):
+            return self._broken(_reason(error))
+        return None
 
     def _broken(self, why: str) -> ServiceBusy:
         return ServiceBusy(f"The connection to {self._url} broke: {why}.")
@@ -147,7 +149,7 @@ class HttpClient:
                 return self._connect()
             if connection.is_usable():
                 return connection
-            self._drop(connection)
+            self.drop(connection)
 
     def _connect(self) -> Connection:
         where = self._proxy.address if self._proxy else (self._host, self._port)
@@ -201,7 +203,8 @@ class HttpClient:
         """Return the error of a connection that was not made; one that once was may be again."""
         return ServiceBusy(message) if self._reached else EndpointUnreachable(message)
 
-    def _drop(self, connection: Connection) -> None:
+    def drop(self, connection: Connection) -> None:
+        """Close a connection that is of no use any more."""
         with self._lock:
             self._open.discard(connection)
         connection.close()
@@ -209,7 +212,7 @@ class HttpClient:
     def _drop_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._drop(self._idle.pop())
+                self.drop(self._idle.pop())
 
     def interrupt(self) -> None:
         """Break the connections in use, and make no other; requests raise `ServiceBusy`.
@@ -224,6 +227,52 @@ class HttpClient:
         """Close what is idle now, and what is in use when it is done."""
         self._closed = True
         self._drop_idle()
+
+
+class Exchange:
+    """A request that was sent, and whose answer is still to come."""
+
+    __slots__ = ("_began", "_client", "_connection", "_method", "_shown")
+
+    def __init__(self, client: HttpClient, connection: Connection, method: str, shown: str) -> None:
+        """Take over the connection, on which nothing else is sent meanwhile; `shown` is for the log."""
+        self._client, self._method, self._shown = client, method, shown
+        self._connection: Connection | None = connection
+        self._began = time.monotonic() if shown else 0.0
+
+    def finish(self, receive: Receive | None = None) -> Answer:
+        """Wait for the answer and return it, whatever its status; it raises what `send` raises."""
+        connection, self._connection = self._connection, None
+        assert connection is not None, "An answer comes once."
+        answer = self._client.answer(connection, self._method, receive)
+        if self._shown:
+            milliseconds = (time.monotonic() - self._began) * 1000
+            _log.debug("%s: %d, %.0f ms", self._shown, answer.status, milliseconds)
+        return answer
+
+    def drop(self) -> None:
+        """Do not wait for the answer; whether the request is carried out is unknown."""
+        if self._connection is not None:
+            self._client.drop(self._connection)
+            self._connection = None
+
+
+class _Breaking:
+    """Lets go of a connection in which something went wrong, and says it in our own errors."""
+
+    __slots__ = ("_client", "_connection")
+
+    def __init__(self, client: HttpClient, connection: Connection) -> None:
+        self._client, self._connection = client, connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self._client.drop(self._connection)
+            if (told := self._client.told(error)) is not None:
+                raise told from None
 
 
 def _reason(error: OSError) -> str:

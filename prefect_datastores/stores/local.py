@@ -23,7 +23,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import Folder, PartFile, local_error
 from prefect_datastores.names import NameRules, ObjectName, RelativePath
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, Page
 from prefect_datastores.workspaces import is_part
 
 
@@ -190,6 +190,12 @@ class LocalStore:
         finally:
             os.close(fd)
 
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Later[None]:
+        """Read when it is wanted: no answer is waited for."""
+        return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
+
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
     ) -> _LocalWriting:
@@ -275,6 +281,9 @@ class _LocalWriting:
             self._part.publish(replace=not self._if_absent)
         self._store._folder().flush()  # noqa: SLF001 - one room, two classes
         return self._store.head(self._name)
+
+    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
+        return Later(lambda: self.commit(digest))
 
     def _expect(self, etag: str) -> None:
         if self._store._etag_of(self._name) != etag:  # noqa: SLF001

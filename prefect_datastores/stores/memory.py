@@ -17,7 +17,7 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, Later, NoFolders, ObjectInfo, Page
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,12 @@ class MemoryStore(NoFolders):
             raise IntegrityError(f"{self.url}/{name} ended at byte {offset + len(data)}.")
         buffer[:] = data
 
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Later[None]:
+        """Read when it is wanted: no answer is waited for."""
+        return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
+
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
     ) -> _MemoryWriting:
@@ -172,6 +178,9 @@ class _MemoryWriting:
             ):
                 raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
             return self._store.put(self._name, content, digest)
+
+    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
+        return Later(lambda: self.commit(digest))
 
     def abort(self) -> None:
         self._parts.clear()

@@ -21,8 +21,8 @@ from prefect_datastores.errors import (
     ServiceBusy,
     TransferCancelled,
 )
-from prefect_datastores.stores.base import ObjectStore
-from prefect_datastores.stores.decorated import DecoratedStore, Result
+from prefect_datastores.stores.base import Failed, Later, ObjectStore, Pending
+from prefect_datastores.stores.decorated import DecoratedStore, Result, Wrapped
 
 # These say nothing of how busy the service is.
 _NO_ANSWER = (ServiceBusy, EndpointUnreachable, IntegrityError, TransferCancelled)
@@ -75,6 +75,7 @@ class Pressure:
         self._patience = patience
         self._changed = threading.Condition(threading.Lock())
         self._under_way = 0
+        self._ahead = 0  # begun, and waited for by nobody yet
         self._allowed = math.inf
         self._enough = math.inf  # beyond this, growth is slow
         self._round = 0  # counts the pauses
@@ -105,6 +106,32 @@ class Pressure:
                     continue
             self._patience.sleep(pause)
 
+    def enter_at_once(self) -> int | None:
+        """Let a request begin that nobody waits for yet, where there is room for it right now.
+
+        It is no request under way until `waited_for`: its thread may have to make another one before.
+        """
+        with self._changed:
+            now = self._patience.clock()
+            left_alone = self._trip is not None and now < self._trip.until
+            busy = self._under_way + self._ahead + 1 > self._allowed
+            if left_alone or busy or now < self._until:
+                return None
+            self._ahead += 1
+            return self._round
+
+    def waited_for(self) -> None:
+        """Take note that a request that was begun ahead is one under way now."""
+        with self._changed:
+            self._ahead -= 1
+            self._under_way += 1
+
+    def left(self) -> None:
+        """Take note that nobody will wait for a request that was begun ahead."""
+        with self._changed:
+            self._ahead -= 1
+            self._changed.notify()
+
     def _wait(self) -> None:
         try:
             self._changed.wait()
@@ -132,7 +159,7 @@ class Pressure:
                 self._busy_since = self._busy_since if self._in_a_row else now
                 self._in_a_row += 1
                 pause = patience.pause(self._in_a_row, error.retry_after)
-                self._enough = max(1.0, min(self._allowed, self._under_way) / 2)
+                self._enough = max(1.0, min(self._allowed, self._under_way + self._ahead) / 2)
                 self._allowed = 1.0
                 self._round += 1
                 self._until = now + pause
@@ -166,7 +193,37 @@ class PressuredStore(DecoratedStore):
     def _around(
         self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
     ) -> Result:
-        began_in = self._pressure.enter()
+        return self._end(self._pressure.enter(), request, asks=asks)
+
+    def _ahead(
+        self,
+        what: str,
+        begin: Callable[[], Pending[Result]],
+        request: Callable[[], Result],
+        *,
+        size: int = 0,
+    ) -> Pending[Result]:
+        began_in = self._pressure.enter_at_once()
+        if began_in is None:
+            return super()._ahead(what, begin, request, size=size)
+        try:
+            pending = begin()
+        except DatastoreError as error:
+            pending = Failed(error)  # noted when it is told
+        except BaseException:
+            self._pressure.left()
+            raise
+        if isinstance(pending, Later):
+            self._pressure.left()
+            return super()._ahead(what, begin, request, size=size)
+
+        def finish(finish: Callable[[], Result]) -> Result:
+            self._pressure.waited_for()
+            return self._end(began_in, finish, asks=True)
+
+        return Wrapped(pending, finish, self._pressure.left)
+
+    def _end(self, began_in: int, request: Callable[[], Result], *, asks: bool) -> Result:
         try:
             result = request()
         except ServiceBusy as error:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from prefect_datastores.errors import (
     AccessError,
@@ -23,8 +24,22 @@ from prefect_datastores.errors import (
     ServiceBusy,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing
-from prefect_datastores.stores.decorated import Around, DecoratedStore, DecoratedWriting, Result
+from prefect_datastores.stores.base import (
+    Failed,
+    Later,
+    ObjectInfo,
+    ObjectStore,
+    Pending,
+    Writing,
+)
+from prefect_datastores.stores.decorated import (
+    Ahead,
+    Around,
+    DecoratedStore,
+    DecoratedWriting,
+    Result,
+    Wrapped,
+)
 from prefect_datastores.stores.limit import Allowance, LimitedStore
 from prefect_datastores.stores.pressure import Pressure, PressuredStore, StaysBusy
 
@@ -122,12 +137,37 @@ class RetryingStore(DecoratedStore):
     ) -> Result:
         return self._policy.call(what, request, self._tell)
 
+    def _ahead(
+        self,
+        what: str,
+        begin: Callable[[], Pending[Result]],
+        request: Callable[[], Result],
+        *,
+        size: int = 0,
+    ) -> Pending[Result]:
+        try:
+            pending = begin()
+        except DatastoreError as error:
+            pending = Failed(error)
+        if isinstance(pending, Later):
+            return super()._ahead(what, begin, request, size=size)
+
+        def finish(first: Callable[[], Result]) -> Result:
+            tries = chain([first], repeat(request))
+
+            def once() -> Result:
+                return next(tries)()
+
+            return self._around(what, once, size=size)
+
+        return Wrapped(pending, finish)
+
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
     ) -> Writing:
         """Begin an object whose parts and commit are tried again as well."""
         writing = self._begin(name, size, replaces=replaces, if_absent=if_absent)
-        return _RetryingWriting(self._inner, name, size, writing, self._around)
+        return _RetryingWriting(self._inner, name, size, writing, self._around, self._ahead)
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one object."""
@@ -155,18 +195,38 @@ class RetryingStore(DecoratedStore):
 
 class _RetryingWriting(DecoratedWriting):
     def __init__(
-        self, store: ObjectStore, name: ObjectName, size: int, inner: Writing, around: Around
+        self,
+        store: ObjectStore,
+        name: ObjectName,
+        size: int,
+        inner: Writing,
+        around: Around,
+        ahead: Ahead,
     ) -> None:
-        super().__init__(inner, size, around)
+        super().__init__(inner, size, around, ahead)
         self._store, self._name = store, name
 
     def commit(self, digest: bytes) -> ObjectInfo:
+        once = self._once(digest)
+        return self._around("commit", lambda: once(lambda: self._inner.commit(digest)))
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        once = self._once(digest)
+
+        def begin() -> Pending[ObjectInfo]:
+            pending = self._inner.begin_commit(digest)
+            return pending if isinstance(pending, Later) else Wrapped(pending, once)
+
+        return self._ahead("commit", begin, lambda: once(lambda: self._inner.commit(digest)))
+
+    def _once(self, digest: bytes) -> Callable[[Callable[[], ObjectInfo]], ObjectInfo]:
+        """Return what makes one try of a commit, and knows whether an earlier one was not answered."""
         lost = False
 
-        def once() -> ObjectInfo:
+        def once(commit: Callable[[], ObjectInfo]) -> ObjectInfo:
             nonlocal lost
             try:
-                return self._inner.commit(digest)
+                return commit()
             except ServiceBusy:
                 lost = True  # it may have been done all the same
                 raise
@@ -176,7 +236,7 @@ class _RetryingWriting(DecoratedWriting):
                     raise
                 return ours
 
-        return self._around("commit", once)
+        return once
 
     def _committed(self, digest: bytes) -> ObjectInfo | None:
         """Return the object when it is the one whose commit was not answered."""
