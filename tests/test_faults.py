@@ -288,6 +288,25 @@ def test_an_object_without_a_stored_digest_is_named_as_unverified(
     assert [row.name for row in outcome.report.unverified] == ["large"]
 
 
+def test_an_object_without_a_stored_digest_fails_where_one_is_required(
+    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, destination: Path
+) -> None:
+    fill(direct, NEW)
+    client = container.get_blob_client("large")
+    client.stage_block("1", LARGE)
+    client.commit_block_list(["1"])
+    strict = replace(REPLACE, require_digest=True)
+    with through(azurite, container) as seen:
+        outcome = attempt(lambda: download(seen.store, destination, strict))
+        assert seen.proxy.count(OF_LARGE) == 0
+        check(outcome, OLD, NEW, tree(destination))
+        assert outcome.actions == {**dict.fromkeys(NEW, "moved"), "large": "failed"}
+        assert "Store it again" in outcome.row("large").detail
+        put(direct, "large", LARGE)
+        download(seen.store, destination, strict)
+    assert tree(destination) == ALL
+
+
 # A service that is busy.
 
 
