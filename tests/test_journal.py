@@ -1,5 +1,6 @@
 """What a kill leaves: nothing that is taken for data, and all that the next run can go on with."""
 
+import errno
 import json
 import os
 import threading
@@ -539,6 +540,42 @@ def test_a_journal_that_cannot_be_written_costs_no_upload(
 ) -> None:
     (tmp_path / "journals").write_bytes(b"a file")
     send(blobs, source, tmp_path)
+    assert container.download_blob("models/large").readall() == LARGE
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_journal_that_finds_no_room_costs_no_upload_and_is_said_once(
+    blobs: SmallBlobStore,
+    source: Path,
+    container: ContainerClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    short: bool,
+) -> None:
+    """A full disk may take a part of a line before it says no; what stands before it counts."""
+    write = os.write
+    breaking = Breaking(blobs, 4)
+
+    def says_no(fd: int, data: bytes) -> int:
+        if breaking.wrote < 2:
+            return write(fd, data)
+        if short:
+            return write(fd, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", says_no)
+    with pytest.raises(StageFailed, match="It broke"):
+        upload(
+            *(breaking, folder_source(source), "models", "replace"),
+            limits=Limits(parts=1),
+            journals=tmp_path / "journals",
+        )
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    monkeypatch.setattr(os, "write", write)
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert PARTS - 2 <= counting.wrote <= PARTS - 1
     assert container.download_blob("models/large").readall() == LARGE
 
 
