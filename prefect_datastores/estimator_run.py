@@ -17,7 +17,7 @@ from prefect import State, allow_failure, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
@@ -38,7 +38,7 @@ from prefect_datastores.scripts.source import (
 )
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.tasks import cancellation_scope, download, results, upload
+from prefect_datastores.tasks import as_they_end, cancellation_scope, download, results, upload
 from prefect_datastores.transfers import as_available, preflight
 
 _VARIABLE = re.compile(
@@ -130,7 +130,7 @@ class EstimatorRun:
             reference.name: download.submit(reference, self._place(reference), scope=scope)
             for reference in self._downloads
         }
-        paths: dict[str, Path] = results(futures, as_completed(list(futures.values())), stops=scope)
+        paths: dict[str, Path] = results(futures, stops=scope)
         paths |= {reference.name: self._make_upload_place(reference) for reference in self._uploads}
         state = _script(
             self._spec.entry_script,
@@ -162,11 +162,11 @@ class EstimatorRun:
             store = self._carrier or Datastore.get(self._spec.source_directory_data_store)
             place = store.path(join(_SNAPSHOTS, digest_of(copy)), "source")
             sent = upload.submit(copy, place.as_upload(), scope=scope)
-            sent.result()
+            results({"source": sent})
             fetched = download.submit(
                 place.as_download(), self._code, scope=scope, wait_for=[sent], return_state=False
             )
-            fetched.result()
+            results({"source": fetched})
             brought.append(fetched)
             shutil.rmtree(copy)
         (self._code / OUTPUTS).mkdir(exist_ok=True)
@@ -234,8 +234,8 @@ class EstimatorRun:
             )
             for reference in due
         }
-        for future in futures.values():
-            future.wait()
+        for _ in as_they_end(futures.values()):
+            pass
         if outcome == "failure":  # the script's error is what people need to see
             return {}
         stored: dict[str, int] = {}

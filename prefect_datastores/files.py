@@ -416,7 +416,11 @@ class Folder:
                 parts = directory[:depth]
                 if depth < len(directory) and parts in touched:
                     break
-                with contextlib.suppress(FileNotFoundError), self._directory(parts) as fd:
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    _translated(Shown(self.root, parts)),
+                    self._directory(parts) as fd,
+                ):
                     os.fsync(fd)
 
     def rules(self) -> NameRules:

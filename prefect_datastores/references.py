@@ -78,6 +78,11 @@ class DataReference(BaseModel):
     keep_times: bool = Field(
         False, title="Keep times", description="Whether downloaded files get the objects' times."
     )
+    require_digest: bool = Field(
+        False,
+        title="Require digest",
+        description="Whether a download fails what the service holds no MD5 of.",
+    )
 
     # A datastore that is not registered travels with its references, inside this process only.
     _unregistered: Any = PrivateAttr(default=None)
@@ -160,6 +165,7 @@ class DataReference(BaseModel):
         allow_empty: bool = False,
         cache: bool = True,
         keep_times: bool = False,
+        require_digest: bool = False,
     ) -> DataReference:
         """Return the reference as data that is downloaded before the script runs.
 
@@ -171,10 +177,12 @@ class DataReference(BaseModel):
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
             keep_times: give files the times at which their objects were last changed.
+            require_digest: fail what the service holds no MD5 of, instead of checking its length alone.
         """
         return self._copy(
             mode="download",
             keep_times=keep_times,
+            require_digest=require_digest,
             cache=cache,
             path_on_compute=path_on_compute or "",
             overwrite=overwrite,

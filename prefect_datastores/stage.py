@@ -7,14 +7,13 @@ import inspect
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from prefect import futures as prefect_futures
 from prefect.context import FlowRunContext, TaskRunContext
 
 from prefect_datastores.datastores.base import FileDatastore
@@ -224,16 +223,14 @@ def _call_all(
         submitted = {
             key: task.submit(*arguments, scope=scope) for key, (task, arguments) in calls.items()
         }
-        return results(
-            submitted, prefect_futures.as_completed(list(submitted.values())), stops=stops
-        )
+        return results(submitted, stops=stops)
     with ThreadPoolExecutor(len(calls)) as threads:
         running = {
             key: threads.submit(task.fn, *arguments, scope=scope)
             for key, (task, arguments) in calls.items()
         }
         try:
-            return results(running, as_completed(running.values()), stops=stops)
+            return results(running, stops=stops)
         except BaseException as error:
             if not isinstance(error, Exception):
                 stop.cancel()  # before the threads are waited for

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.transfers import as_reference, deliver, fetch, take_back
 
+_LOOK_SECONDS = 0.5
 _PUBLISHED = "prefect_datastores.published"
 _cancellations: dict[str, Cancellation] = {}
 
@@ -49,15 +51,29 @@ def cancellation_scope(
             _cancellations.pop(scope, None)
 
 
-def results(
-    futures: Mapping[str, Any], finished: Iterable[Any], *, stops: str | None = None
-) -> dict[str, Any]:
-    """Return the results of tasks that run at once, when all are over; `finished` gives each at its end.
+def as_they_end(futures: Collection[Any]) -> Iterator[Any]:
+    """Give each future once it has ended, those of Prefect and those of threads.
+
+    A signal that the system hands to another thread does not wake the main one, in which Python
+    has to handle it, from a wait without an end. So it looks up again and again.
+    """
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    for _ in futures:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                yield ended.get(timeout=_LOOK_SECONDS)
+                break
+
+
+def results(futures: Mapping[str, Any], *, stops: str | None = None) -> dict[str, Any]:
+    """Return the results of tasks that run at once, when all are over.
 
     The first fault is raised, and stops the rest where `stops` names their cancellation scope.
     """
     fault: Exception | None = None
-    for future in finished:
+    for future in as_they_end(futures.values()):
         try:
             future.result()
         except Exception as error:  # noqa: BLE001, PERF203 - raised below

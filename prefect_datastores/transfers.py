@@ -68,6 +68,7 @@ def download_request(reference: DataReference) -> downloading.DownloadRequest:
         overwrite=reference.overwrite,
         allow_empty=reference.allow_empty,
         keep_times=reference.keep_times,
+        require_digest=reference.require_digest,
     )
 
 

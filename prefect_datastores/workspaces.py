@@ -58,7 +58,11 @@ class Workspace:
             self._descriptors = opened.pop_all()
         with contextlib.suppress(OSError):  # a disk without locks
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._owner, json.dumps(_process(os.getpid())).encode())
+        try:
+            os.write(self._owner, json.dumps(_process(os.getpid())).encode())
+        except OSError:  # a full disk
+            self.close()
+            raise
 
     def new_part(self) -> str:
         """Return a name in the folder that no part file has."""

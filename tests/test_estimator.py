@@ -26,6 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun, ParameterTypeError
 from prefect.states import Cancelling
 from servers.azurite import Azurite
+from servers.faults import Fault, faulty
 
 from prefect_datastores import (
     AzureBlobDatastore,
@@ -886,6 +887,49 @@ def test_a_run_in_this_process_is_cancelled_by_the_api(long: Any) -> None:
     assert "CancelledRun" in errors
     assert state_of(run_id)["type"] == "CANCELLED"
     wait_until_gone(*pids)
+
+
+def test_a_run_that_is_cancelled_while_data_comes_lets_go_of_the_service(
+    estimate: Callable[..., Estimator],
+    name: Callable[[], str],
+    azurite: Azurite,
+    container: ContainerClient,
+    scratch: Path,
+    tmp_path: Path,
+) -> None:
+    """The service takes the request for the data, and never ends its answer."""
+    container.upload_blob("data/large", b"content")
+    never = Fault(r"GET \S+/data/large", "hang", times=None)
+    with faulty(azurite.host, azurite.port, never) as proxy:
+        data = Datastore.register_azure_blob_container(
+            None,
+            name(),
+            container.container_name,
+            azurite.account,
+            account_key=azurite.key,
+            protocol="http",
+            endpoint=f"127.0.0.1:{proxy.port}",
+        )
+        run = estimate(marks(tmp_path), data.path("data").as_download(), keep="never").submit()
+        wait_for(lambda: proxy.count(never.match))
+
+        def connected() -> bool:
+            with contextlib.suppress(psutil.Error):
+                open_ones = psutil.Process(run._process.pid).net_connections("tcp")
+                return any(one.raddr and one.raddr.port == proxy.port for one in open_ones)
+            return False
+
+        assert connected()
+        run.cancel()
+        asked = time.monotonic()
+        wait_for(lambda: not connected())
+        took = time.monotonic() - asked
+        with pytest.raises(CancelledRun):
+            run.wait_for_completion()
+    assert took < 2 + 2  # the run looks every two seconds, and then has two
+    assert run.get_status() == "Cancelled"
+    assert not (tmp_path / "ran").exists()
+    assert not list(scratch.rglob(".pds-*"))
 
 
 def test_a_terminated_run_takes_its_script_with_it(long: Any) -> None:

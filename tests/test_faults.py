@@ -16,7 +16,7 @@ from azure.storage.blob import (
     ContentSettings,
     generate_container_sas,
 )
-from oracle import TRIES, attempt, check, stored, through
+from oracle import TRIES, Through, attempt, check, stored, through
 from servers.azurite import Azurite
 from servers.faults import Fault, Reply
 from small_stores import PART, SmallBlobStore, make_tree, tree
@@ -29,7 +29,7 @@ from prefect_datastores.staging.plan import Overwrite
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.base import Capabilities, ObjectStore
 from prefect_datastores.testing import content_of, md5_of, put
 
 PARTS = 4
@@ -288,6 +288,25 @@ def test_an_object_without_a_stored_digest_is_named_as_unverified(
     assert [row.name for row in outcome.report.unverified] == ["large"]
 
 
+def test_an_object_without_a_stored_digest_fails_where_one_is_required(
+    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, destination: Path
+) -> None:
+    fill(direct, NEW)
+    client = container.get_blob_client("large")
+    client.stage_block("1", LARGE)
+    client.commit_block_list(["1"])
+    strict = replace(REPLACE, require_digest=True)
+    with through(azurite, container) as seen:
+        outcome = attempt(lambda: download(seen.store, destination, strict))
+        assert seen.proxy.count(OF_LARGE) == 0
+        check(outcome, OLD, NEW, tree(destination))
+        assert outcome.actions == {**dict.fromkeys(NEW, "moved"), "large": "failed"}
+        assert "Store it again" in outcome.row("large").detail
+        put(direct, "large", LARGE)
+        download(seen.store, destination, strict)
+    assert tree(destination) == ALL
+
+
 # A service that is busy.
 
 
@@ -395,19 +414,25 @@ EXPIRED = (
 ONE_AT_A_TIME = Limits(files=1, parts=1)
 
 
-def sas_of(azurite: Azurite, container: ContainerClient) -> str:
+def sas_of(azurite: Azurite, container: ContainerClient, hours: int = 1) -> str:
     return generate_container_sas(
         azurite.account,
         container.container_name,
         account_key=azurite.key,
         permission=ContainerSasPermissions(read=True, write=True, list=True, delete=True),
-        expiry=datetime.now(timezone.utc) + timedelta(hours=1),
+        expiry=datetime.now(timezone.utc) + timedelta(hours=hours),
     )
 
 
 def expired(match: str, skip: int) -> Fault:
     said = {"x-ms-error-code": "AuthenticationFailed"}
     return Fault(match, "answer", skip=skip, times=None, status=403, headers=said, body=EXPIRED)
+
+
+def with_a_new_token(azurite: Azurite, container: ContainerClient, seen: Through) -> SmallBlobStore:
+    url = f"http://127.0.0.1:{seen.proxy.port}/{azurite.account}"
+    token = sas_of(azurite, container, hours=2)
+    return SmallBlobStore(url, container.container_name, sas_token=token)
 
 
 def test_a_download_whose_sas_expires_is_gone_on_with_by_a_new_one(
@@ -420,8 +445,9 @@ def test_a_download_whose_sas_expires_is_gone_on_with_by_a_new_one(
         check(outcome, OLD, NEW, tree(destination))
         assert "SAS token is outside its time" in outcome.row("large").detail
         assert outcome.actions["small"] == outcome.actions["sub/other"] == "cancelled"
-        seen.proxy.fail_by()  # as by a new token
-        again = attempt(lambda: download(seen.store, destination, REPLACE))
+        seen.proxy.fail_by()
+        renewed = with_a_new_token(azurite, container, seen)
+        again = attempt(lambda: download(renewed, destination, REPLACE))
         assert seen.proxy.count(OF_LARGE) == PARTS - 2
     assert again.actions == dict.fromkeys(NEW, "moved")
     assert tree(destination) == ALL
@@ -437,19 +463,19 @@ def test_an_upload_whose_sas_expires_is_gone_on_with_by_a_new_one(
     fill(direct, OLD)
     sas, journals = sas_of(azurite, container), tmp_path / "journals"
 
-    def send() -> TransferReport:
+    def send(store: ObjectStore) -> TransferReport:
         return upload(
-            *(seen.store, folder_source(source), "", "replace"),
+            *(store, folder_source(source), "", "replace"),
             limits=ONE_AT_A_TIME,
             journals=journals,
         )
 
     with through(azurite, container, expired(OF_PART, 2), sas_token=sas) as seen:
-        outcome = attempt(send)
+        outcome = attempt(lambda: send(seen.store))
         check(outcome, OLD, NEW, stored(direct))
         assert "SAS token is outside its time" in outcome.row("large").detail
         seen.proxy.fail_by()
-        again = attempt(send)
+        again = attempt(lambda: send(with_a_new_token(azurite, container, seen)))
         assert seen.proxy.count(OF_PART) == PARTS - 2
     assert again.actions == dict.fromkeys(NEW, "moved")
     assert stored(direct) == ALL

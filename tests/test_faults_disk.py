@@ -222,6 +222,72 @@ def test_a_disk_that_says_no_leaves_whole_files_and_says_where(
         assert (facts["threads"], facts["descriptors"]) == (0, told["before"])
 
 
+AT_ANY_CALL = """
+import logging, shutil
+warnings = []
+logging.getLogger("prefect_datastores").addHandler(type("Keeping", (logging.Handler,), {
+    "emit": lambda self, record: warnings.append(record.getMessage())})())
+number, call = getattr(errno, sys.argv[3]), sys.argv[4]
+real, calls, most, told = getattr(os, call), 0, 0, []
+def says_no(*given, **more):
+    global calls
+    calls += 1
+    if calls > most:
+        raise OSError(number, os.strerror(number))
+    return real(*given, **more)
+def end(outcome):
+    return facts(*outcome) if outcome[0] else {**facts_of_files(), "message": outcome[1]}
+def facts_of_files():
+    for name in old.keys() | new.keys():
+        path = folder / name
+        assert not path.exists() or path.read_bytes() in (old.get(name), new.get(name)), name
+    return {"rows": {}, "threads": len(threading.enumerate()) - 1, "descriptors": len(os.listdir("/dev/fd"))}
+while True:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    make()
+    calls, before = 0, len(os.listdir("/dev/fd"))
+    warnings.clear()
+    setattr(os, call, says_no)
+    outcome = run()
+    setattr(os, call, real)
+    if calls <= most:
+        break
+    first, warned = end(outcome), len(warnings)
+    again = end(run())
+    told.append({"first": first, "again": again, "warned": warned, "before": before})
+    most += 1
+tell(told=told)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "least"),
+    [
+        *(("write", "ENOSPC", 8), ("pwrite", "ENOSPC", 6), ("fsync", "ENOSPC", 5)),
+        *(("open", "EMFILE", 15), ("open", "ENOSPC", 15), ("mkdir", "EROFS", 2)),
+        *(("rename", "EROFS", 3), ("fchmod", "EROFS", 3), ("posix_fallocate", "EDQUOT", 1)),
+    ],
+)
+def test_a_disk_that_says_no_from_any_call_on_leaves_whole_files_and_no_descriptor(
+    bare: Path, call: str, number: str, least: int
+) -> None:
+    told = sandbox.run(DISK + AT_ANY_CALL, bare, number, call)["told"]
+    assert len(told) >= least
+    for turn, met in enumerate(told):
+        for facts in (met["first"], met["again"]):
+            assert (facts["threads"], facts["descriptors"]) == (0, met["before"]), turn
+        assert set(met["again"]["rows"].values()) == {"moved"}, turn
+        if (
+            call == "write" and turn
+        ):  # the first one says whose the parts are, the rest is the journal
+            assert set(met["first"]["rows"].values()) == {"moved"}
+            assert met["warned"] == 1
+        else:
+            assert str(bare) in met["first"]["message"], turn
+            assert "[Errno" not in met["first"]["message"], turn
+
+
 FEW_DESCRIPTORS = """
 import resource
 for n in range(40):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 from azure.core.credentials import AccessToken
 from azure.storage.blob import ContainerClient
@@ -22,7 +23,7 @@ from small_stores import PART, SmallBlobStore, make_tree
 from test_redaction import everything_logged, sas_of, shown, spellings
 from wire_faults import LISTING, READING, WRITING, at
 
-from prefect_datastores import AzureBlobDatastore
+from prefect_datastores import AzureBlobDatastore, Datastore, Estimator
 from prefect_datastores.datastores.auth import SasToken
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import DatastoreError
@@ -94,7 +95,7 @@ def test_no_fault_brings_a_secret_to_light(
         quoted = f"Authorization: Bearer {token}"
     direct = SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
     source = make_tree(tmp_path / "source", NEW)
-    met, texts = 0, []
+    met, journals, texts = 0, 0, []
     with (
         everything_logged() as written,
         through(azurite, container, stall=STALL, **sign_in) as seen,
@@ -113,8 +114,12 @@ def test_no_fault_brings_a_secret_to_light(
                 outcome = attempt(transfer)
                 met += outcome.error is not None
                 texts.append(all_that_shows(outcome))
+                # While there is something to go on with, there is a journal.
+                texts.append(written_below(tmp_path))
+                journals += texts[-1].count("/journal b")
         texts += [seen.store.url, repr(seen.store)]
     texts.append(written_below(tmp_path))
+    assert journals > 20
     log = written.getvalue()
     assert met > 50
     assert log.count("prefect_datastores.http") > 200  # it is not silent
@@ -163,7 +168,84 @@ def test_no_fault_brings_a_secret_to_prefects_server(
                 "flow_runs": {"flow_runs": {"id": {"any_": ids}}},
             }.items()
         }
+        until = time.monotonic() + 60
+        while True:  # logs are sent now and then
+            body = {"logs": {"flow_run_id": {"any_": ids}}}
+            told["logs"] = client.request("POST", "/logs/filter", json=body).text
+            if "is refused" in told["logs"]:
+                break
+            assert time.monotonic() < until
+            time.sleep(0.2)
     assert "is refused" in told["artifacts"]
     assert "is refused" in told["flow_runs"]
     for text in (*told.values(), shown(caught.value)):
         assert [secret for secret in spellings(sas) if secret in text] == []
+
+
+# A script that stays until it is told to go, and a child of it.
+STAYS = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(os.environ["STARTED"], "w").close()
+while not os.path.exists(os.environ["OVER"]):
+    time.sleep(0.05)
+child.kill()
+"""
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("kind", ["sas", "key"])
+def test_no_process_of_a_run_shows_a_secret(
+    azurite: Azurite,
+    container: ContainerClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """Neither by the arguments of any process, nor by the environment of any; nor does any file of the run."""
+    sas = sas_of(azurite, container)
+    sign_in = {"sas_token": sas} if kind == "sas" else {"account_key": azurite.key}
+    hidden = spellings(sas) if kind == "sas" else spelled(azurite.key)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SCRATCH_ROOT", str(tmp_path / "scratch"))
+    container.upload_blob("data/file", b"content")
+    source = make_tree(tmp_path / "source", {"train.py": STAYS.encode()})
+    name, over = f"ds_{secrets.token_hex(6)}", tmp_path / "over"
+    store = Datastore.register_azure_blob_container(
+        None,
+        name,
+        container.container_name,
+        azurite.account,
+        protocol="http",
+        endpoint=f"{azurite.host}:{azurite.port}",
+        **sign_in,
+    )
+    try:
+        run = Estimator(
+            source,
+            entry_script="train.py",
+            script_params={"--data": store.path("data").as_download()},
+            inputs=[store.path("out").as_upload("outputs", allow_empty=True)],
+            source_directory_data_store=store,
+            environment_variables={"STARTED": tmp_path / "started", "OVER": over},
+        ).submit()
+        try:
+            until = time.monotonic() + 90
+            while not (tmp_path / "started").exists():
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert run._process is not None
+            root = psutil.Process(run._process.pid)
+            below = [root, *root.children(recursive=True)]
+            shows = [(one.cmdline(), sorted(one.environ().items())) for one in below]
+            files = written_below(tmp_path)
+        finally:
+            over.touch()
+            run.wait_for_completion()
+    finally:
+        Datastore.unregister(name)
+    # The run, the guard, the script, and what it started.
+    assert len(shows) >= 4
+    assert any("train.py" in arguments for arguments, _ in shows)
+    assert "spec.json" in files
+    for text in (repr(shows), files, repr(run), repr(store)):
+        assert [secret for secret in hidden if secret in text] == []

@@ -1,9 +1,11 @@
 """What a kill leaves: nothing that is taken for data, and all that the next run can go on with."""
 
+import errno
 import json
 import os
 import threading
 import zlib
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -191,12 +193,21 @@ def test_another_version_begins_anew(store: MemoryStore, destination: Path) -> N
     assert tree(destination) == {"large": new}
 
 
-def test_a_damaged_journal_is_said_once_and_all_is_fetched(
-    store: MemoryStore, destination: Path, caplog: pytest.LogCaptureFixture
+def of_another_format(content: bytes) -> bytes:
+    text = json.dumps({"format": 2, "origin": ORIGIN}, separators=(",", ":")).encode()
+    return b"%08x %s\n%s" % (zlib.crc32(text), text, content.partition(b"\n")[2])
+
+
+@pytest.mark.parametrize("make", [lambda content: b"?" + content, of_another_format])
+def test_a_journal_of_no_use_is_said_once_and_all_is_fetched(
+    store: MemoryStore,
+    destination: Path,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[bytes], bytes],
 ) -> None:
     interrupted(store, destination, 4)
     (journal,) = destination.glob(".pds-*/journal")
-    journal.write_bytes(b"?" + journal.read_bytes())
+    journal.write_bytes(make(journal.read_bytes()))
     assert finished(store, destination) == PARTS
     assert tree(destination) == {"large": LARGE}
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
@@ -488,6 +499,21 @@ def test_an_upload_sends_anew_what_the_service_did_not_keep(
     assert container.download_blob("models/large").readall() == LARGE
 
 
+def test_a_block_of_another_length_is_sent_again(
+    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+) -> None:
+    breaking = Breaking(blobs, 4)
+    with pytest.raises(StageFailed, match="It broke"):
+        send(breaking, source, tmp_path)
+    with container.get_blob_client("models/large") as other:
+        _, kept = other.get_block_list("uncommitted")
+        other.stage_block(kept[0].id, b"of the same id")
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert breaking.wrote + counting.wrote == PARTS + 1
+    assert container.download_blob("models/large").readall() == LARGE
+
+
 KILLED_UPLOAD = """
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
@@ -542,6 +568,42 @@ def test_a_journal_that_cannot_be_written_costs_no_upload(
     assert container.download_blob("models/large").readall() == LARGE
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_a_journal_that_finds_no_room_costs_no_upload_and_is_said_once(
+    blobs: SmallBlobStore,
+    source: Path,
+    container: ContainerClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    short: bool,
+) -> None:
+    """A full disk may take a part of a line before it says no; what stands before it counts."""
+    write = os.write
+    breaking = Breaking(blobs, 4)
+
+    def says_no(fd: int, data: bytes) -> int:
+        if breaking.wrote < 2:
+            return write(fd, data)
+        if short:
+            return write(fd, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", says_no)
+    with pytest.raises(StageFailed, match="It broke"):
+        upload(
+            *(breaking, folder_source(source), "models", "replace"),
+            limits=Limits(parts=1),
+            journals=tmp_path / "journals",
+        )
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    monkeypatch.setattr(os, "write", write)
+    counting = Breaking(blobs)
+    send(counting, source, tmp_path)
+    assert PARTS - 2 <= counting.wrote <= PARTS - 1
+    assert container.download_blob("models/large").readall() == LARGE
+
+
 def test_a_lost_part_has_a_name(tmp_path: Path) -> None:
     with Folder(tmp_path) as folder:
         part = folder.part_file(RelativePath("file"), 1)
@@ -583,6 +645,68 @@ def test_many_processes_on_one_destination_all_end_right(tmp_path: Path, mode: s
     assert told == [{"actions": {"moved": 5}}] * 3
     for turn in range(10):
         assert tree(tmp_path / f"to{turn}") == files
+
+
+KILLED_AT_HALF = """
+read_into, came = Small.read_into, []
+def reading(self, *given, **more):
+    read_into(self, *given, **more)
+    came.append(1)
+    if len(came) == 12: die()
+Small.read_into = reading
+"""
+
+
+@pytest.mark.parametrize("mode", ["known owners", "locks", "locks for all"])
+def test_many_processes_that_go_on_with_what_a_killed_one_left_all_end_right(
+    tmp_path: Path, mode: str
+) -> None:
+    files = {f"large{number}": os.urandom(5 * 4096 + 1) for number in range(4)} | {"small": b"1"}
+    make_tree(tmp_path / "store", files)
+    killed = sandbox.start(AT_ONCE.replace("wait()", KILLED_AT_HALF), tmp_path, mode)
+    _, complaint = killed.communicate(timeout=60)
+    assert killed.returncode == -9, complaint
+    assert list((tmp_path / "to0").glob(".pds-*/*.part"))
+    told = sandbox.run_together(AT_ONCE, tmp_path, *[(mode,)] * 3)
+    assert told == [{"actions": {"moved": 5}}] * 3
+    for turn in range(10):
+        assert tree(tmp_path / f"to{turn}") == files
+
+
+UPLOADS_AT_ONCE = """
+import fcntl
+from prefect_datastores import workspaces
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
+from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.blob import BlobStore
+url, container, key, mode = sys.argv[3:]
+if mode != "known owners":
+    workspaces._machine = lambda: ""  # as on a disk that several machines share
+if mode == "locks for all":
+    fcntl.flock = lambda *_: None
+class Small(BlobStore):
+    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536)
+store = Small(url, container, account_key=key)
+store.check_root()
+wait()
+for turn in range(3):
+    report = upload(store, folder_source(folder / "source"), f"to{turn}", "replace", journals=folder / "journals")
+tell(actions=dict(report.actions))
+"""
+
+
+@pytest.mark.parametrize("mode", ["known owners", "locks", "locks for all"])
+def test_many_processes_that_upload_to_one_place_all_end_right(
+    azurite: Azurite, container: ContainerClient, source: Path, tmp_path: Path, mode: str
+) -> None:
+    make_tree(source, {"other": LARGE[::-1], "small": b"1"})
+    where = (azurite.url, container.container_name, azurite.key, mode)
+    told = sandbox.run_together(UPLOADS_AT_ONCE, tmp_path, *[where] * 3)
+    assert told == [{"actions": {"moved": 3}}] * 3
+    for turn in range(3):
+        for name, content in tree(source).items():
+            assert container.download_blob(f"to{turn}/{name}").readall() == content
 
 
 def test_two_that_go_on_with_one_transfer_share_what_it_left(

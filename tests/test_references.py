@@ -137,12 +137,21 @@ def test_an_absolute_path_on_compute_stays_as_it_is() -> None:
 
 def test_the_options_of_a_download_are_kept() -> None:
     made = RAW.path("a").as_download(
-        "data", "skip", include=["*.csv", "x/**"], exclude=["*.tmp"], allow_empty=True
+        "data",
+        "skip",
+        include=["*.csv", "x/**"],
+        exclude=["*.tmp"],
+        allow_empty=True,
+        keep_times=True,
+        require_digest=True,
     )
+    assert made.keep_times
+    assert made.require_digest
     assert (made.path_on_compute, made.overwrite) == ("data", "skip")
     assert (made.include, made.exclude, made.allow_empty) == (("*.csv", "x/**"), ("*.tmp",), True)
     assert RAW.as_download().overwrite == "if_changed"
     assert not RAW.as_download().allow_empty
+    assert not RAW.as_download().require_digest
 
 
 def test_the_options_of_an_upload_are_kept() -> None:

@@ -38,7 +38,7 @@ from small_stores import (
     tree,
 )
 
-from prefect_datastores import Anonymous, AzureBlobDatastore
+from prefect_datastores import Anonymous, AzureBlobDatastore, LocalDatastore
 from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
@@ -68,6 +68,7 @@ from prefect_datastores.staging.walk import files_source, folder_source
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, ObjectStore, Page, Writing
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.testing import content_of, get, md5_of, names_below, put
+from prefect_datastores.transfers import fetch as fetch_reference
 from prefect_datastores.workspaces import is_part
 
 LARGE = content_of(3 * PART + 77)
@@ -713,6 +714,44 @@ def test_an_object_without_a_digest_is_moved_and_called_unverified(destination: 
     report = fetch(store, destination)
     assert [row.verified for row in report.rows] == ["length"]
     assert "1 verified by length only" in report.summary()
+
+
+@pytest.mark.parametrize("rule", ["skip", "replace", "if_changed"])
+def test_an_object_without_a_digest_fails_where_one_is_required(
+    destination: Path, rule: Overwrite
+) -> None:
+    store = MemoryStore()
+    for name in ("bare", "large", "old", "empty"):
+        store.put(name, {"large": LARGE, "empty": b""}.get(name, b"content"))
+    store.put("good", b"good", md5_of(b"good"))
+    make_tree(destination, {"old": b"content"})
+    counting = Failing(store, "none is bad", TransferError(""))
+    with pytest.raises(StageFailed, match=r"require_digest=True asks for one.*Store it again") as e:
+        fetch(counting, destination, overwrite=rule, require_digest=True)
+    kept = "skipped" if rule == "skip" else "failed"
+    assert actions(e.value.report) == {
+        **dict.fromkeys(("bare", "large"), "failed"),
+        **dict.fromkeys(("empty", "good"), "moved"),
+        "old": kept,
+    }
+    assert counting.asked == ["good"]
+    assert tree(destination) == {"old": b"content", "empty": b"", "good": b"good"}
+    assert no_part_file_below(destination)
+
+
+def test_a_local_folder_holds_no_digest_that_could_be_required(
+    tmp_path: Path, destination: Path
+) -> None:
+    make_tree(tmp_path / "store", {"file": b"content", "empty": b""})
+    store = LocalDatastore(root=str(tmp_path / "store"))
+    with pytest.raises(
+        StageFailed, match=r"keeps no MD5 of anything.*Leave require_digest out"
+    ) as e:
+        store.download(destination, require_digest=True, show_progress=False)
+    assert actions(e.value.report) == {"file": "failed", "empty": "moved"}
+    with pytest.raises(StageFailed, match="keeps no MD5 of anything"):
+        fetch_reference(store.path("file").as_download(require_digest=True), destination)
+    assert tree(destination) == {"empty": b""}
 
 
 class MeddlingWriting(AroundWriting):

@@ -246,6 +246,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         allow_empty: bool = False,
         cache: bool = True,
         keep_times: bool = False,
+        require_digest: bool = False,
     ) -> TransferReport:
         """Fetch a file or a folder below `target_path`, each file whole and of one version.
 
@@ -261,6 +262,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
             keep_times: give files the times at which their objects were last changed.
+            require_digest: fail what the service holds no MD5 of, instead of checking its length alone.
 
         Raises:
             ObjectNotFound: nothing matches.
@@ -276,6 +278,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty=allow_empty,
             whole_names=True,
             keep_times=keep_times,
+            require_digest=require_digest,
         )
         stop, progress = Cancellation(), display_for(show_progress)
         with self.open_store(stop, progress) as store:

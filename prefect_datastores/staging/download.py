@@ -61,7 +61,8 @@ class DownloadRequest:
 
     With `whole_names` a file keeps its name from the store's root (as `Datastore.download` of Azure
     ML lays out files); without, it is laid out relative to `path`. With `keep_times` a file gets the
-    time at which the object was last changed at the service.
+    time at which the object was last changed at the service. With `require_digest` an object of
+    which the service holds no MD5 fails, unless it is empty: then its length says all.
     """
 
     path: str = ""
@@ -71,6 +72,7 @@ class DownloadRequest:
     allow_empty: bool = False
     whole_names: bool = False
     keep_times: bool = False
+    require_digest: bool = False
 
     def selection(self, prefix: str) -> Selection:
         """Return the selection below `prefix`."""
@@ -242,6 +244,17 @@ class _Damaged(IntegrityError):
     """What arrived has another digest than the one stored with it."""
 
 
+def _no_digest(name: str, store: ObjectStore) -> IntegrityError:
+    held = f"No MD5 is stored with {name!r}"
+    mend = "Store it again, as every upload by this package stores one, or leave require_digest out"
+    if not store.capabilities.stores_digest:
+        held = f"{store.url} keeps no MD5 of anything, so none of {name!r}"
+        mend = "Leave require_digest out for this datastore"
+    return IntegrityError(
+        f"{held}, and require_digest=True asks for one; it was not fetched. {mend}: its length alone is checked then."
+    )
+
+
 class _Fetching:
     """Fetches one object at a time; used by many threads."""
 
@@ -255,7 +268,7 @@ class _Fetching:
         wait: Callable[[], None],
     ) -> None:
         self._store, self._folder, self._overwrite = store, folder, request.overwrite
-        self._keep_times = request.keep_times
+        self._keep_times, self._require_digest = request.keep_times, request.require_digest
         self._resumption, self._cache, self._failed = resumption, cache, False
         self._wait, self._part_size = wait, store.capabilities.part_size
 
@@ -292,6 +305,8 @@ class _Fetching:
         )
         if item.verdict == "keep":
             return dataclasses.replace(row, action="skipped", verified="")
+        if self._require_digest and item.info.digest is None and item.info.size:
+            raise _no_digest(item.info.name, self._store)
         if item.verdict == "compare" and self._is_same(item, lanes):
             lanes.progress.moved(item.info.size)
             return dataclasses.replace(row, action="unchanged", verified="md5")

@@ -7,7 +7,9 @@ believed: a part that it names is compared, byte by byte through its checksum, b
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT = 1
+
+_log = logging.getLogger("prefect_datastores.staging")
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,14 @@ class Unfinished:
 
 
 class Journal:
-    """Writes to the end of one file; used by many threads at once."""
+    """Writes to the end of one file; used by many threads at once.
+
+    What cannot be written down fails nothing: the next transfer has to move more, that is all.
+    """
 
     def __init__(self, fd: int, origin: str) -> None:
         """Begin with what the transfer is about; takes over the descriptor."""
-        self._fd = fd
+        self._fd, self._writes = fd, True
         self._write({"format": FORMAT, "origin": origin})
 
     def begin(self, item: Unfinished) -> None:
@@ -50,12 +57,28 @@ class Journal:
         self._write({"end": key})
 
     def _write(self, value: Any) -> None:
-        # One call to a file opened for appending: lines of several threads do not mix.
-        os.write(self._fd, _line(value))
+        if not self._writes:  # a line after one that is torn would make all of it worth nothing
+            return
+        line = _line(value)
+        try:
+            # One call to a file opened for appending: lines of several threads do not mix.
+            if os.write(self._fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._writes = False
+            tell_unwritable(error)
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+
+def tell_unwritable(error: Exception) -> None:
+    """Warn that a transfer goes on without a journal."""
+    _log.warning(
+        "What is done cannot be written down (%s); were this transfer interrupted, the next one would move more.",
+        error,
+    )
 
 
 def _line(value: Any) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 from prefect_datastores.errors import (
     AccessError,
+    DatastoreError,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -23,7 +24,13 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import Folder, PartFile
 from prefect_datastores.names import RelativePath
-from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
+from prefect_datastores.staging.journal import (
+    Journal,
+    Unfinished,
+    origin_of,
+    tell_unwritable,
+    unfinished,
+)
 from prefect_datastores.stores.base import Writing
 from prefect_datastores.workspaces import Abandoned
 
@@ -52,6 +59,7 @@ class Resumption:
         """Look for what is left in the folder."""
         self._folder, self._origin = folder, origin
         self._journal: Journal | None = None
+        self._writes = True
         self._lock = threading.Lock()
         self._left: list[tuple[Abandoned, dict[str, Unfinished]]] = []
         with ExitStack() as opened:
@@ -77,9 +85,16 @@ class Resumption:
     def begin(self, key: str, place: str, parts: dict[int, str]) -> None:
         """Write down that an object is begun, and what is there of it."""
         with self._lock:
-            if self._journal is None:
-                self._journal = Journal(self._folder.workspace().open_journal(), self._origin)
-        self._journal.begin(Unfinished(key, place, parts))
+            if self._journal is None and self._writes:
+                try:
+                    fd = self._folder.workspace().open_journal()
+                except (OSError, DatastoreError) as error:
+                    self._writes = False
+                    tell_unwritable(error)
+                else:
+                    self._journal = Journal(fd, self._origin)
+        if self._journal is not None:
+            self._journal.begin(Unfinished(key, place, parts))
 
     def done(self, key: str, offset: int, digest: str) -> None:
         """Write down that a part of it is in its place."""
@@ -119,7 +134,8 @@ class Resumption:
 
     def leave(self) -> None:
         """Keep what is written down for the next transfer."""
-        self._folder.workspace().keep()
+        if self._journal is not None:
+            self._folder.workspace().keep()
 
     def close(self, *, finished: bool) -> None:
         """Let go of what is left; once all is finished, nothing of it is wanted any more."""
