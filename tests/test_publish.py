@@ -1095,13 +1095,13 @@ def opened():
     return BlobStore(url, container, account_key=key)
 
 def die_before(step):
-    steps, request = 0, AzureService.request
+    steps, request = 0, AzureService.begin
     def stepping(self, *args, **kwargs):
         nonlocal steps
         steps += 1
         if steps == step: die()
         return request(self, *args, **kwargs)
-    AzureService.request = stepping
+    AzureService.begin = stepping
 """
 
 

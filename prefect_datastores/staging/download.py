@@ -285,7 +285,7 @@ class _Fetching:
             return None
         if self._cache is not None and self._cache.holds(self._store.url, info):
             return None
-        memory = lanes.memory.take_at_once(info.size)
+        memory = lanes.memory.take_ahead(info.size)
         if memory is None:
             return None
         try:
@@ -293,9 +293,9 @@ class _Fetching:
             if not isinstance(reading, Later):
                 return _Begun(self, item, lanes, memory, reading)
         except BaseException:
-            lanes.memory.give(memory)
+            lanes.memory.give_ahead(memory)
             raise
-        lanes.memory.give(memory)
+        lanes.memory.give_ahead(memory)
         return None
 
     def fetch(self, item: Fetch, lanes: Lanes, begun: _Begun | None = None) -> Done:
@@ -520,5 +520,5 @@ class _Begun:
         if self._reading is not None:
             self._reading.drop()
         if self._memory is not None:
-            self._lanes.memory.give(self._memory)
+            self._lanes.memory.give_ahead(self._memory)
         self._reading = self._memory = None

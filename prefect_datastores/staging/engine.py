@@ -196,6 +196,11 @@ class _Hand(Generic[Item]):
         self.ahead = _FIRST_AHEAD
         self._worked = _NOTHING
 
+    @property
+    def is_at_larger(self) -> bool:
+        """Whether the last one is not begun."""
+        return bool(self.begun) and self.begun[-1].pending is None
+
     def worked(self, began: float, *, is_small: bool) -> None:
         """Take note of work since `began`, in the thread's own time."""
         seconds = time.thread_time() - began
@@ -296,7 +301,8 @@ class _Crew(Generic[Item]):
     def _fill(self, hand: _Hand[Item]) -> bool:
         """Take as many items as this thread may have begun at once; tell whether it has any."""
         most = max(1, self._small // max(1, len(self._threads)))
-        while len(hand.begun) < min(hand.ahead, most):
+        # Behind a larger object nothing is begun: others may take what comes next meanwhile.
+        while len(hand.begun) < min(hand.ahead, most) and not hand.is_at_larger:
             taken = self._take(hand, is_full=hand.ahead >= most)
             if taken is None:
                 break
@@ -304,7 +310,6 @@ class _Crew(Generic[Item]):
             hand.begun.append(_Taken(*taken, pending))
             if pending is None:
                 hand.ahead = self._small
-                break  # others may take what comes next, while this one is worked on
         return bool(hand.begun)
 
     def _take(self, hand: _Hand[Item], *, is_full: bool) -> tuple[int, Item] | None:
@@ -330,6 +335,8 @@ class _Crew(Generic[Item]):
 
     def _ask(self, hand: _Hand[Item], item: Item) -> Pending[Done] | None:
         """Begin with an item, where that can be."""
+        if self._stop.requested:
+            return None
         began = time.thread_time()
         try:
             return self._begin(item, self._lanes)

@@ -14,6 +14,7 @@ from prefect_datastores.staging.cancellation import Cancellation
 
 SMALL = 2**20
 """Bytes up to which memory is not worth keeping, nor an object of one part worth another thread."""
+_AHEAD = 0.25
 
 
 class MemoryBudget:
@@ -23,7 +24,7 @@ class MemoryBudget:
         """Allocate nothing yet."""
         self._most, self._used, self._cancellation = most, 0, cancellation
         self._kept: dict[int, list[bytearray]] = {}
-        self._kept_bytes = 0
+        self._kept_bytes = self._ahead = 0
         self._freed = threading.Condition()
 
     @contextmanager
@@ -56,12 +57,22 @@ class MemoryBudget:
                 self._kept_bytes = 0
         return memoryview(piece if piece is not None else bytearray(room))[:size]
 
-    def take_at_once(self, size: int) -> memoryview | None:
-        """Return memory as `take` does, or None where there is no room for it right now."""
+    def take_ahead(self, size: int) -> memoryview | None:
+        """Return memory for what is asked for ahead, or None where there is no room for it right now.
+
+        It has a quarter of its own: who waits in `take` may be the one who has to give this back.
+        """
         with self._freed:
-            if self._used + _room(size) > self._most:
+            if self._ahead + size > self._most * _AHEAD:
                 return None
-        return self.take(size)
+            self._ahead += size
+        return memoryview(bytearray(size))
+
+    def give_ahead(self, piece: memoryview) -> None:
+        """Take back what `take_ahead` gave."""
+        with self._freed:
+            self._ahead -= len(piece)
+        piece.release()
 
     def give(self, piece: memoryview) -> None:
         """Take back what `take` gave; it is not used any more."""

@@ -177,7 +177,7 @@ class _Sending:
         small = size <= min(SMALL, self._store.capabilities.part_size)
         if item.verdict != "move" or not small or not self._store.capabilities.is_remote:
             return None
-        memory = lanes.memory.take_at_once(size)
+        memory = lanes.memory.take_ahead(size)
         if memory is None:
             return None
         committing = None
@@ -188,7 +188,7 @@ class _Sending:
             raise
         finally:
             if committing is None:
-                lanes.memory.give(memory)
+                lanes.memory.give_ahead(memory)
         return _Begun(self, item, lanes, memory, committing) if committing is not None else None
 
     def _begin_commit(
@@ -394,7 +394,7 @@ class _Begun:
         if self._open:
             self._open = False
             self._committing.drop()
-            self._lanes.memory.give(self._memory)
+            self._lanes.memory.give_ahead(self._memory)
 
 
 def _part(
