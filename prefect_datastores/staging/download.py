@@ -459,6 +459,8 @@ class _Settling:
         self._moving: _Moving | None = moving
         self._fault: DatastoreError | None = None
 
+    is_under_way = True
+
     def begin_flush(self) -> None:
         """Have the disk begin with the object."""
         if self._moving is not None:
@@ -502,6 +504,11 @@ class _Begun:
         self._fetching, self._item, self._lanes = fetching, item, lanes
         self._memory: memoryview | None = memory
         self._reading: Pending[None] | None = reading
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it was really asked for."""
+        return self._reading is not None and self._reading.is_under_way
 
     def take(self) -> memoryview | None:
         """Return the content once it came, and None where it was taken already."""

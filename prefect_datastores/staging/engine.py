@@ -6,6 +6,7 @@ file to the other lane. Parts wait for nobody, so the lanes cannot lock each oth
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections import deque
@@ -183,9 +184,6 @@ class _Taken(Generic[Item]):
     pending: Pending[Done] | None
 
 
-_NOTHING = Worked()
-
-
 class _Hand(Generic[Item]):
     """What one thread has in hand."""
 
@@ -193,22 +191,33 @@ class _Hand(Generic[Item]):
         self.begun: deque[_Taken[Item]] = deque()
         self.unsettled: list[tuple[_Taken[Item], Unsettled]] = []
         # Few at first: it is not known yet how many threads there will be to share them.
-        self.ahead = _FIRST_AHEAD
-        self._worked = _NOTHING
+        self.ahead, self.is_held_up = _FIRST_AHEAD, False
+        self._seconds, self._larger, self._small = 0.0, 0, 0.0
 
-    @property
-    def is_at_larger(self) -> bool:
-        """Whether the last one is not begun."""
-        return bool(self.begun) and self.begun[-1].pending is None
+    def begin(self, taken: _Taken[Item]) -> None:
+        """Put one more behind the others."""
+        self.begun.append(taken)
+        # A larger one, or one that found no connection: nobody works on it before this thread does.
+        self.is_held_up = taken.pending is None or not taken.pending.is_under_way
+
+    def next(self) -> _Taken[Item]:
+        """Take the first one out of hand."""
+        taken = self.begun.popleft()
+        self.is_held_up = self.is_held_up and bool(self.begun)
+        return taken
 
     def worked(self, began: float, *, is_small: bool) -> None:
         """Take note of work since `began`, in the thread's own time."""
         seconds = time.thread_time() - began
-        self._worked += Worked(small=seconds) if is_small else Worked(seconds, 1)
+        if is_small:
+            self._small += seconds
+        else:
+            self._seconds, self._larger = self._seconds + seconds, self._larger + 1
 
     def take_worked(self) -> Worked:
         """Return what was worked since the last time."""
-        worked, self._worked = self._worked, _NOTHING
+        worked = Worked(self._seconds, self._larger, self._small)
+        self._seconds, self._larger, self._small = 0.0, 0, 0.0
         return worked
 
     def drop(self) -> None:
@@ -235,7 +244,12 @@ class _Crew(Generic[Item]):
         self.rows = object_rows()
         self.taken = 0
         self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
-        self._begin, self._small = begin, limits.small
+        self._begin = begin
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors == resource.RLIM_INFINITY:
+            descriptors = 2**20
+        self._small = max(1, min(limits.small, descriptors // 4))
+        self._together = max(1, min(_TOGETHER, descriptors // 16))
         self._pace = Pace(limits.files)
         self._changed = threading.Condition()
         self._over = False
@@ -285,8 +299,8 @@ class _Crew(Generic[Item]):
         try:
             while self._fill(hand) or hand.unsettled:
                 if hand.begun:
-                    self._do(hand, hand.begun.popleft())
-                if not hand.begun or len(hand.unsettled) * len(self._threads) >= _TOGETHER:
+                    self._do(hand, hand.next())
+                if not hand.begun or len(hand.unsettled) * len(self._threads) >= self._together:
                     self._settle(hand)
         except BaseException as fault:  # noqa: BLE001 - raised by `run` in the thread that waits
             self._over = True
@@ -301,13 +315,13 @@ class _Crew(Generic[Item]):
     def _fill(self, hand: _Hand[Item]) -> bool:
         """Take as many items as this thread may have begun at once; tell whether it has any."""
         most = max(1, self._small // max(1, len(self._threads)))
-        # Behind a larger object nothing is begun: others may take what comes next meanwhile.
-        while len(hand.begun) < min(hand.ahead, most) and not hand.is_at_larger:
+        # Behind one that takes this thread's time nothing is begun: others may take it meanwhile.
+        while len(hand.begun) < min(hand.ahead, most) and not hand.is_held_up:
             taken = self._take(hand, is_full=hand.ahead >= most)
             if taken is None:
                 break
             pending = self._ask(hand, taken[1])
-            hand.begun.append(_Taken(*taken, pending))
+            hand.begin(_Taken(*taken, pending))
             if pending is None:
                 hand.ahead = self._small
         return bool(hand.begun)

@@ -19,11 +19,6 @@ class Worked:
     larger: int = 0
     small: float = 0.0
 
-    def __add__(self, other: Worked) -> Worked:
-        return Worked(
-            self.seconds + other.seconds, self.larger + other.larger, self.small + other.small
-        )
-
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -64,21 +59,25 @@ class Pace:
 
     def begin_look(self) -> None:
         """Forget what was seen since the last look."""
-        self._began, self._seen = self._clock(), Worked()
+        self._began = self._clock()
+        self._seconds, self._python, self._larger = 0.0, 0.0, 0
 
     def worked(self, worked: Worked, threads: int) -> None:
         """Take note of the work of one of so many threads; now and then `wanted` follows."""
-        self._seen = seen = self._seen + worked
+        larger = min(worked.seconds, worked.larger * self._MOST_PYTHON)
+        self._seconds += worked.seconds + worked.small
+        self._python += worked.small + larger
+        self._larger += worked.larger
         elapsed = self._clock() - self._began
         if elapsed < self._LOOK_SECONDS:
             return
-        share = (seen.small + min(seen.seconds, seen.larger * self._MOST_PYTHON)) / elapsed
+        share = self._python / elapsed
         if share >= self._TOO_MUCH:
             self.wanted = max(1, threads // 2)
         elif (
-            seen.larger
+            self._larger
             and share < self._TOO_LITTLE
-            and seen.small + seen.seconds < self._OF_CORES * self._cores * elapsed
+            and self._seconds < self._OF_CORES * self._cores * elapsed
         ):
             growth = self._FASTEST if share < self._RARELY else self._FAST
             growth = min(growth, self._AIM / max(share, 0.001))

@@ -375,6 +375,11 @@ class _Begun:
         self._memory, self._committing = memory, committing
         self._open = True
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it was really sent."""
+        return self._committing.is_under_way
+
     def take(self) -> ObjectInfo:
         """Return what is stored."""
         info = self._committing.finish()

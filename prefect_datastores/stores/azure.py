@@ -118,6 +118,10 @@ class AzureService:
         exchange = self._http.begin(method, target, signed, body)
         return Asked(self, exchange, signed, (method, name, query, headers, body))
 
+    def is_ready(self) -> bool:
+        """Tell whether a request could be sent at once; if not, connections are made meanwhile."""
+        return self._http.is_ready()
+
     def renew(self, answer: Answer, signed: Mapping[str, str]) -> bool:
         """Tell whether another try may be signed better than the one that was refused."""
         return self._signer.renew(answer.headers.get("www-authenticate", ""), signed)

@@ -68,6 +68,10 @@ class Capabilities:
 class Pending(Protocol[Result_co]):
     """What was asked for, and whose answer is still to come; for one thread, which has many of them."""
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody works on it; else nothing is gained by having it before it is wanted."""
+
     def finish(self) -> Result_co:
         """Wait for the answer and return it; raise what asking for it at once would have raised."""
 
@@ -79,6 +83,7 @@ class Later(Generic[Answer]):
     """A request that is only made when its answer is wanted."""
 
     __slots__ = ("finish",)
+    is_under_way = False
 
     def __init__(self, request: Callable[[], Answer]) -> None:
         """Ask nobody yet."""
@@ -92,6 +97,7 @@ class Failed(Generic[Answer]):
     """A request that failed when it was to be made; its end tells so."""
 
     __slots__ = ("_error",)
+    is_under_way = True
 
     def __init__(self, error: Exception) -> None:
         """Keep the error."""

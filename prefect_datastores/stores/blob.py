@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from prefect_datastores.errors import (
@@ -19,9 +19,9 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.azure import Asked, AzureService
+from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
-from prefect_datastores.stores.connection import Head
+from prefect_datastores.stores.connection import Answer, Head, Receive
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.signing import (
     KeySigner,
@@ -141,8 +141,8 @@ class BlobStore(NoFolders):
         headers = {"x-ms-range": f"bytes={span}"}
         if pin:
             headers["If-Match"] = pin
-        asked = self._service.begin("GET", name, headers=headers)
-        return _Reading(asked, buffer, f"bytes {span}/", f"{self.url}/{name}")
+        asking = _Asking(self._service, ("GET", name, (), headers))
+        return _Reading(asking, buffer, f"bytes {span}/", f"{self.url}/{name}")
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
@@ -163,15 +163,41 @@ class BlobStore(NoFolders):
         self._service.close()
 
 
+class _Asking:
+    """A request that is sent where there is a connection for it, and else when its answer is wanted."""
+
+    __slots__ = ("_asked", "_request", "_service")
+
+    def __init__(self, service: AzureService, request: tuple[Any, ...]) -> None:
+        self._service, self._request = service, request
+        self._asked = service.begin(*request) if service.is_ready() else None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._asked is not None
+
+    def finish(self, receive: Receive | None = None) -> Answer:
+        asked = self._asked or self._service.begin(*self._request)
+        return asked.finish(receive)
+
+    def drop(self) -> None:
+        if self._asked is not None:
+            self._asked.drop()
+
+
 class _Reading:
     """A range that was asked for, and is still to come."""
 
     __slots__ = ("_asked", "_buffer", "_span", "_where", "drop")
 
-    def __init__(self, asked: Asked, buffer: memoryview, span: str, where: str) -> None:
+    def __init__(self, asked: _Asking, buffer: memoryview, span: str, where: str) -> None:
         self._asked, self._buffer = asked, buffer
         self._span, self._where = span, where
         self.drop = asked.drop
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._asked.is_under_way
 
     def finish(self) -> None:
         if self._asked.finish(self._receive).status != 206:  # noqa: PLR2004
@@ -252,10 +278,10 @@ class _BlobWriting:
             return self._put_block_list(given, digest)
         # The part is the whole, so its digest on the way is the one that is kept.
         given |= {"x-ms-blob-type": "BlockBlob", "Content-MD5": whole}
-        asked = self._service.begin("PUT", self._name, (), given, self._only_part)
-        return _Committing(self, asked, digest)
+        asking = _Asking(self._service, ("PUT", self._name, (), given, self._only_part))
+        return _Committing(self, asking, digest)
 
-    def committed(self, asked: Asked, digest: bytes) -> ObjectInfo:
+    def committed(self, asked: _Asking, digest: bytes) -> ObjectInfo:
         """Return what is stored now."""
         try:
             headers = asked.finish().headers
@@ -273,8 +299,8 @@ class _BlobWriting:
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         more = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
         query = (("comp", "blocklist"),)
-        asked = self._service.begin("PUT", self._name, query, {**headers, **more}, body)
-        return _Committing(self, asked, digest)
+        asking = _Asking(self._service, ("PUT", self._name, query, {**headers, **more}, body))
+        return _Committing(self, asking, digest)
 
     def abort(self) -> None:
         # Blocks that were never committed are invisible, and the service drops them after a week;
@@ -287,9 +313,13 @@ class _Committing:
 
     __slots__ = ("_asked", "_digest", "_writing", "drop")
 
-    def __init__(self, writing: _BlobWriting, asked: Asked, digest: bytes) -> None:
+    def __init__(self, writing: _BlobWriting, asked: _Asking, digest: bytes) -> None:
         self._writing, self._asked, self._digest = writing, asked, digest
         self.drop = asked.drop
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._asked.is_under_way
 
     def finish(self) -> ObjectInfo:
         return self._writing.committed(self._asked, self._digest)

@@ -65,6 +65,11 @@ class Wrapped(Generic[Result]):
         """Take over a request: `around` is given what finishes it, `dropped` is called where nobody does."""
         self._pending, self._around, self._dropped = pending, around, dropped
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody works on it."""
+        return self._pending.is_under_way
+
     def finish(self) -> Result:
         """Wait for the answer and return it."""
         self._dropped = None

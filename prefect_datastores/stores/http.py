@@ -9,6 +9,7 @@ and no body is decoded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -24,12 +25,15 @@ from prefect_datastores.errors import (
     DatastoreError,
     EndpointUnreachable,
     ServiceBusy,
+    TransferError,
 )
 from prefect_datastores.redaction import scrub
 from prefect_datastores.stores.connection import Answer, ClosedEarly, Connection, Receive
 from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 
 _log = logging.getLogger("prefect_datastores.http")
+# Connections that are made ahead, and the threads that make them.
+_FEW_MORE, _MOST_MORE, _MAKERS = 16, 256, 16
 _WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 
 
@@ -61,6 +65,7 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
+        self._making = 0
         self._closed = self._interrupted = self._reached = False
 
     def send(
@@ -81,6 +86,42 @@ class HttpClient:
             IntegrityError: what came is no HTTP, or longer than was announced.
         """
         return self.begin(method, target, headers, body).finish(receive)
+
+    def is_ready(self) -> bool:
+        """Tell whether a request could be sent at once; if not, connections are made meanwhile.
+
+        A new one takes two or three round trips. Who begins many requests one after another should
+        not wait for each, so others make as many more as there are, and a few at first.
+        """
+        if self._idle:
+            return True
+        with self._lock:
+            there = len(self._open)
+            wanted = min(max(_FEW_MORE, there), _MOST_MORE - there)
+            if self._making or wanted <= 0 or not self._reached or self._closed:
+                return False
+            self._making = wanted
+        for _ in range(min(wanted, _MAKERS)):
+            threading.Thread(target=self._make_some, name="pds-connect", daemon=True).start()
+        return False
+
+    def _make_some(self) -> None:
+        """Make some of the connections that are wanted; what fails is told to who really needs one."""
+        while True:
+            with self._lock:
+                if not self._making:
+                    return
+                self._making -= 1
+            try:
+                connection = self._connect()
+            except (DatastoreError, OSError):
+                with self._lock:
+                    self._making = 0
+                return
+            if self._closed:
+                self.drop(connection)
+            else:
+                self._idle.append(connection)
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview = b""
@@ -164,6 +205,10 @@ class HttpClient:
             ) from None
         except OSError as error:
             through = f" (through the proxy {where[0]}:{where[1]})" if self._proxy else ""
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise TransferError(
+                    f"No connection to {self._url}: {_reason(error)}. Raise the limit of open files (ulimit -n)."
+                ) from None
             raise self._unreachable(
                 f"Nobody answers at {self._url}{through}: {_reason(error)}."
             ) from None
@@ -226,6 +271,8 @@ class HttpClient:
     def close(self) -> None:
         """Close what is idle now, and what is in use when it is done."""
         self._closed = True
+        with self._lock:
+            self._making = 0
         self._drop_idle()
 
 
