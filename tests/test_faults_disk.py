@@ -2,7 +2,6 @@
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
-from oracle import attempt, check, open_descriptors, plant_link, stored, through
+from oracle import attempt, check, open_descriptors, plant_link, stored, threads_left, through
 from servers import sandbox
 from servers.azurite import Azurite
 from servers.faults import Fault
@@ -84,7 +83,7 @@ def unreported(
     assert old.keys() <= found.keys() <= old.keys() | new.keys()
     for name, content in found.items():
         assert content in (old.get(name), new.get(name)), f"{name} is neither old nor new"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pds-")]
+    assert threads_left() == []
 
 
 def fill(store: ObjectStore, content: dict[str, bytes]) -> None:

@@ -349,7 +349,7 @@ class _Crew(Generic[Item]):
 
     def _ask(self, hand: _Hand[Item], item: Item) -> Pending[Done] | None:
         """Begin with an item, where that can be."""
-        if self._stop.requested:
+        if self._stop.requested or self._lanes.cancellation.requested:
             return None
         began = time.thread_time()
         try:

@@ -34,6 +34,7 @@ from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 _log = logging.getLogger("prefect_datastores.http")
 # Connections that are made ahead, and the threads that make them.
 _FEW_MORE, _MOST_MORE, _MAKERS = 16, 256, 16
+_MAKER_SECONDS = 1.0  # how long a client that is closed waits for one
 _WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 
 
@@ -65,7 +66,7 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
-        self._making = 0
+        self._making, self._makers = 0, list[threading.Thread]()
         self._closed = self._interrupted = self._reached = False
 
     def send(
@@ -101,8 +102,13 @@ class HttpClient:
             if self._making or wanted <= 0 or not self._reached or self._closed:
                 return False
             self._making = wanted
-        for _ in range(min(wanted, _MAKERS)):
-            threading.Thread(target=self._make_some, name="pds-connect", daemon=True).start()
+            self._makers = [
+                threading.Thread(target=self._make_some, name="pds-connect", daemon=True)
+                for _ in range(min(wanted, _MAKERS))
+            ]
+            for maker in self._makers:
+                with contextlib.suppress(RuntimeError):  # the machine gives no more threads
+                    maker.start()
         return False
 
     def _make_some(self) -> None:
@@ -272,7 +278,10 @@ class HttpClient:
         """Close what is idle now, and what is in use when it is done."""
         self._closed = True
         with self._lock:
-            self._making = 0
+            self._making, makers = 0, self._makers
+        for maker in makers:
+            if maker.is_alive():
+                maker.join(_MAKER_SECONDS)
         self._drop_idle()
 
 

@@ -1,0 +1,374 @@
+"""Small objects are asked for ahead: one thread has many under way, and none is lost, doubled or left."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.storage.blob import ContainerClient
+from oracle import TRIES, attempt, check, open_descriptors, stored, through
+from servers.azurite import Azurite
+from servers.faults import Fault, faulty
+from small_stores import Around, SmallBlobStore, make_tree, tree
+from wire_faults import READING, at
+
+from prefect_datastores.errors import AccessDenied, ServiceBusy, TransferCancelled
+from prefect_datastores.names import ObjectName
+from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.download import SMALL, DownloadRequest, download
+from prefect_datastores.staging.engine import Limits
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
+from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.memory import MemoryStore
+from prefect_datastores.stores.pressure import Pressure
+from prefect_datastores.stores.retry import RetryPolicy, patient
+from prefect_datastores.testing import content_of, put
+
+MANY = {f"{number:03}": content_of(100 + number, str(number)) for number in range(300)}
+REPLACE = DownloadRequest(overwrite="replace")
+
+
+class Answering(Around):
+    """A store whose answers are under way until they are wanted, and that keeps the books of them."""
+
+    capabilities = Capabilities("a service", stores_digest=True, part_size=2**20)
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        super().__init__(MemoryStore())
+        self.begun: list[Answer] = []
+        self.threads: set[threading.Thread] = set()
+        self.peak = 0
+        self.before: Callable[[str], None] = lambda _: None
+        for name, data in content.items():
+            put(self.inner, name, data)
+
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, **more: Any
+    ) -> "Answer":  # type: ignore[override]
+        self.threads.add(threading.current_thread())
+
+        def read() -> None:
+            self.before(name)
+            self.inner.read_into(name, offset, buffer, **more)
+
+        self.begun.append(Answer(read))
+        self.peak = max(self.peak, sum(one.is_open for one in self.begun))
+        return self.begun[-1]
+
+
+class Answer:
+    is_under_way = True
+
+    def __init__(self, read: Callable[[], None]) -> None:
+        self._read, self.is_open, self.ends = read, True, 0
+
+    def finish(self) -> None:
+        assert self.is_open, "An answer comes once."
+        self.is_open, self.ends = False, self.ends + 1
+        self._read()
+
+    def drop(self) -> None:
+        self.ends += self.is_open
+        self.is_open = False
+
+
+def fetch(store: Answering, to: Path, **more: Any) -> Any:
+    return attempt(lambda: download(store, to, REPLACE, **more))  # type: ignore[arg-type]
+
+
+def test_one_thread_has_as_many_under_way_as_there_may_be(tmp_path: Path) -> None:
+    store = Answering(MANY)
+    outcome = fetch(store, tmp_path, limits=Limits(small=50))
+    check(outcome, {}, MANY, tree(tmp_path))
+    assert store.peak == 50
+    assert len(store.threads) == 1
+    assert [one.ends for one in store.begun] == [1] * len(MANY)
+
+
+def test_what_is_asked_for_ahead_has_memory_of_its_own(tmp_path: Path) -> None:
+    content = {f"{number:02}": content_of(SMALL, str(number)) for number in range(40)}
+    store = Answering({**content, "large": content_of(SMALL + 1)})
+    outcome = fetch(store, tmp_path, limits=Limits(bytes_in_flight=12 * SMALL))
+    assert outcome.error is None
+    assert store.peak == 3
+    assert "large" not in [one.ends for one in store.begun]
+
+
+def test_nothing_is_asked_for_behind_a_larger_object(tmp_path: Path) -> None:
+    """Its memory could be that which the smaller ones hold."""
+    content = {
+        "a": b"1",
+        "b": content_of(3 * SMALL),
+        **{f"c{n}": content_of(SMALL) for n in range(9)},
+    }
+    store = Answering(content)
+    asked: list[int] = []
+    read = store.inner.read_into
+
+    def look(name: ObjectName, *given: Any, **more: Any) -> None:
+        if name == "b":
+            asked.append(len(store.begun))
+        read(name, *given, **more)
+
+    store.inner.read_into = look  # type: ignore[method-assign]
+    outcome = fetch(store, tmp_path, limits=Limits(files=1, bytes_in_flight=SMALL))
+    check(outcome, {}, content, tree(tmp_path))
+    assert set(asked) == {1}
+
+
+def test_damaged_ones_are_fetched_again_where_memory_is_short(tmp_path: Path) -> None:
+    content = {f"{number:02}": content_of(SMALL, str(number)) for number in range(20)}
+    store, damaged = Answering(content), set[str]()
+    read = store.inner.read_into
+
+    def damage(name: ObjectName, offset: int, buffer: memoryview, **more: Any) -> None:
+        read(name, offset, buffer, **more)
+        if name not in damaged:
+            damaged.add(name)
+            buffer[0] ^= 1
+
+    store.inner.read_into = damage  # type: ignore[method-assign]
+    outcome = fetch(store, tmp_path, limits=Limits(bytes_in_flight=4 * SMALL))
+    check(outcome, {}, content, tree(tmp_path))
+    assert outcome.error is None
+    assert len(damaged) == 20
+
+
+def test_a_cancel_drops_all_that_is_under_way(tmp_path: Path) -> None:
+    store, stop = Answering(MANY), Cancellation()
+    make_tree(tmp_path, {"old": b"old"})
+    before = open_descriptors()
+    store.before = lambda name: stop.cancel() if name == "100" else None
+    outcome = fetch(store, tmp_path, cancellation=stop)
+    assert isinstance(outcome.error, TransferCancelled)
+    found = tree(tmp_path)
+    assert found.pop("old") == b"old"
+    assert found.items() <= MANY.items()
+    assert [one.ends for one in store.begun] == [1] * len(store.begun)
+    assert len(store.begun) < len(MANY)
+    assert not list(tmp_path.glob(".pds-*"))
+    assert open_descriptors() == before
+
+
+def test_a_fault_that_nobody_thought_of_drops_all_that_is_under_way(tmp_path: Path) -> None:
+    store = Answering(MANY)
+    before = open_descriptors()
+
+    def break_down(name: str) -> None:
+        if name == "100":
+            raise ZeroDivisionError
+
+    store.before = break_down
+    with pytest.raises(ZeroDivisionError):
+        fetch(store, tmp_path)
+    assert [one.ends for one in store.begun] == [1] * len(store.begun)
+    assert tree(tmp_path).items() <= MANY.items()
+    assert not list(tmp_path.glob(".pds-*"))
+    assert open_descriptors() == before
+
+
+def test_one_that_fails_for_all_lets_nothing_more_be_asked_for(tmp_path: Path) -> None:
+    store = Answering(MANY)
+
+    def refuse(name: str) -> None:
+        if name >= "100":
+            raise AccessDenied("No.")
+
+    store.before = refuse
+    outcome = fetch(store, tmp_path, limits=Limits(small=20))
+    check(outcome, {}, MANY, tree(tmp_path))
+    assert len(store.begun) == 120  # those that were asked for already are heard
+    actions = [outcome.actions[name] for name in sorted(MANY)]
+    assert actions == ["moved"] * 100 + ["failed"] * 20 + ["cancelled"] * 180
+
+
+# Settled together.
+
+
+def only_one(call: Callable[..., Any], number: int, error: OSError) -> Callable[..., Any]:
+    calls = iter(range(10**9))
+
+    def wrapped(*given: Any, **more: Any) -> Any:
+        if next(calls) == number:
+            raise error
+        return call(*given, **more)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename", "fchmod"])
+def test_a_disk_that_says_no_to_one_of_many_has_all_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store = Answering(MANY)
+    error = OSError(5, "Input/output error")
+    monkeypatch.setattr(os, name, only_one(getattr(os, name), 70, error))
+    outcome = fetch(store, tmp_path)
+    check(outcome, {}, MANY, tree(tmp_path))
+    assert sorted(outcome.actions.values()) == ["failed"] + ["moved"] * 299
+    assert not list(tmp_path.glob(".pds-*"))
+
+
+def test_nothing_has_its_name_before_the_disk_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    named: list[bool] = []
+    fsync, link = os.fsync, os.rename
+
+    def flush(fd: int) -> None:
+        fsync(fd)
+        flushed.add(os.fstat(fd).st_ino)
+
+    def rename(source: str, target: str, **more: Any) -> None:
+        if "src_dir_fd" in more and target in MANY:
+            named.append(os.stat(source, dir_fd=more["src_dir_fd"]).st_ino in flushed)
+        link(source, target, **more)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "rename", rename)
+    assert fetch(Answering(MANY), tmp_path).error is None
+    assert named == [True] * len(MANY)
+
+
+def test_a_disk_that_takes_its_time_for_each_is_given_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = [0, 0]
+    lock, fsync = threading.Lock(), os.fsync
+
+    def slow(fd: int) -> None:
+        with lock:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+        threading.Event().wait(0.003)
+        with lock:
+            at_once[0] -= 1
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    outcome = fetch(Answering(MANY), tmp_path, limits=Limits(parts=8))
+    check(outcome, {}, MANY, tree(tmp_path))
+    assert outcome.error is None
+    assert at_once[1] == 8
+
+
+# Over the wire.
+
+
+@pytest.fixture
+def direct(azurite: Azurite, container: ContainerClient) -> Iterator[SmallBlobStore]:
+    with closing(
+        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
+    ) as store:
+        yield store
+
+
+FEW = {name: MANY[name] for name in sorted(MANY)[:12]}
+OLD = {"003": b"old", "kept": b"kept"}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_fault_of_a_small_read_is_got_over_or_told(
+    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path, name: str
+) -> None:
+    for key, content in FEW.items():
+        put(direct, key, content)
+    named = READING[name]
+    with through(azurite, container, stall=0.15) as seen:
+        download(seen.store, tmp_path / "first", REPLACE)  # connections are there now
+        for times in (None, 1):
+            destination = make_tree(tmp_path / f"to{times}", OLD)
+            seen.proxy.fail_by(at(named.fault, r"GET \S+/003(\?|$)", times=times))
+            outcome = attempt(lambda to=destination: download(seen.store, to, REPLACE))
+            check(outcome, OLD, FEW, tree(destination))
+            got_over = named.passes and times == 1
+            assert outcome.row("003").action == ("moved" if got_over else "failed")
+            stops = "403" in name and not got_over  # what the others would meet as well
+            others = {outcome.actions[other] for other in FEW if other != "003"}
+            assert others <= ({"moved", "cancelled"} if stops else {"moved"})
+            assert seen.proxy.count(r"GET \S+/003") <= 2 * TRIES
+
+
+def test_a_service_that_is_busy_is_waited_for_with_many_under_way(
+    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source", MANY)
+    pauses: list[float] = []
+    policy = RetryPolicy(sleep=pauses.append, jitter=lambda: 0.0)
+    faults = (
+        Fault(r"GET \S+/1\d\d", "answer", times=20, status=503),
+        Fault(r"PUT \S+/2\d\d", "answer", times=20, status=503),
+    )
+    with faulty(azurite.host, azurite.port, *faults) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
+        bare = SmallBlobStore(url, container.container_name, account_key=azurite.key)
+        with closing(patient(bare, policy)) as store:
+            sent = attempt(lambda: upload(store, folder_source(source), "", "replace"))
+            check(sent, {}, MANY, stored(direct))
+            came = attempt(lambda: download(store, tmp_path / "to", REPLACE))
+            check(came, {}, MANY, tree(tmp_path / "to"))
+    assert (sent.error, came.error) == (None, None)
+    assert len(pauses) >= 2
+
+
+def test_small_files_whose_commit_is_lost_or_overtaken_are_told_right(
+    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source", FEW)
+    theirs = b"theirs"
+    faults = (
+        Fault(r"PUT \S+/003", "lose"),
+        Fault(r"PUT \S+/005", "pass", meanwhile=lambda: put(direct, "005", theirs)),
+    )
+    with through(azurite, container, *faults) as seen:
+        outcome = attempt(lambda: upload(seen.store, folder_source(source), "", "fail"))
+    found = stored(direct)
+    check(outcome, {"005": theirs}, FEW, found)
+    assert outcome.row("003").action == "moved"
+    assert outcome.row("005").action == "failed"
+    assert found["005"] == theirs
+
+
+def test_a_file_that_grows_before_it_is_sent_is_sent_as_it_is(
+    direct: SmallBlobStore, tmp_path: Path
+) -> None:
+    files = folder_source(make_tree(tmp_path / "source", FEW))
+    (tmp_path / "source" / "003").write_bytes(b"longer" * 100)
+    outcome = attempt(lambda: upload(direct, files, "", "replace"))
+    assert outcome.error is None
+    assert stored(direct) == {**FEW, "003": b"longer" * 100}
+
+
+# Backpressure.
+
+
+def test_nothing_is_begun_ahead_while_the_service_wants_a_pause() -> None:
+    pressure = Pressure(RetryPolicy(sleep=lambda _: None, clock=lambda: 10.0, jitter=lambda: 1.0))
+    began = pressure.enter()
+    assert pressure.enter_at_once() == began
+    pressure.throttled(began, ServiceBusy("503", throttled=True))
+    assert pressure.enter_at_once() is None
+
+
+def test_what_is_begun_ahead_hinders_nobody_who_waits() -> None:
+    now = [10.0]
+    pressure = Pressure(
+        RetryPolicy(sleep=lambda s: now.__setitem__(0, now[0] + s), clock=lambda: now[0])
+    )
+    ahead = [pressure.enter_at_once() for _ in range(5)]
+    first = pressure.enter()
+    pressure.throttled(first, ServiceBusy("503", throttled=True))  # one at once from now on
+    again = pressure.enter()  # does not wait for those that only this thread would finish
+    assert pressure.enter_at_once() is None
+    pressure.answered(again, tells=True)
+    for began in ahead:
+        assert began is not None
+        pressure.waited_for()
+        pressure.answered(began, tells=True)
+    assert pressure.enter_at_once() is not None
+    pressure.left()
