@@ -86,6 +86,45 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used() -> None:
         assert heard.connections == 3
 
 
+def test_requests_that_are_begun_together_have_connections_that_are_made_beside() -> None:
+    with wire(says(ok(BODY))) as heard, client(heard) as http:
+        assert not http.is_ready()
+        assert heard.connections == 0  # nothing is known of the host yet
+        http.send("GET", "/", {})
+        begun = []
+        while len(begun) < 20:
+            if http.is_ready():
+                begun.append(http.begin("GET", f"/{len(begun)}", {}))
+            else:
+                time.sleep(0.01)
+        assert 20 <= len(http._open) <= 64
+        assert [one.finish().body for one in begun[::2]] == [BODY] * 10
+        for one in begun[1::2]:
+            one.drop()
+            one.drop()
+        there = set(http._open)
+        assert http.send("GET", "/", {}).body == BODY  # on one of those that were finished
+        assert http._open <= there
+    assert not http._open
+
+
+def test_connections_that_cannot_be_made_beside_are_no_fault_of_anybody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> socket.socket:
+        raise ConnectionRefusedError
+
+    with wire(says(ok(b"x"))) as heard, client(heard) as http:
+        http.send("GET", "/", {})
+        held = http.begin("GET", "/", {})
+        monkeypatch.setattr(socket, "create_connection", refuse)
+        assert not http.is_ready()
+        http.close()
+        assert not [one for one in threading.enumerate() if one.name == "pds-connect"]
+        assert held.finish().body == b"x"
+        assert not http._open
+
+
 @pytest.mark.parametrize(
     "answer",
     [
