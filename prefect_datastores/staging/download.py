@@ -304,12 +304,12 @@ class _Fetching:
             item.info.name, str(item.path), item.info.size, "moved", "length", item.detail
         )
         if item.verdict == "keep":
-            return dataclasses.replace(row, action="skipped", verified="")
+            return row._replace(action="skipped", verified="")
         if self._require_digest and item.info.digest is None and item.info.size:
             raise _no_digest(item.info.name, self._store)
         if item.verdict == "compare" and self._is_same(item, lanes):
             lanes.progress.moved(item.info.size)
-            return dataclasses.replace(row, action="unchanged", verified="md5")
+            return row._replace(action="unchanged", verified="md5")
         moving = self._filled(item, lanes, begun)
         return self.settle(moving, row) if item.info.size > SMALL else _Settling(self, moving, row)
 
@@ -322,9 +322,7 @@ class _Fetching:
                 break
             except ObjectExists as error:
                 if self._overwrite == "skip":
-                    return dataclasses.replace(
-                        row, action="skipped", verified="", detail=str(error)
-                    )
+                    return row._replace(action="skipped", verified="", detail=str(error))
                 raise
             except PartLost:  # another process took it away
                 lost += 1
@@ -333,7 +331,7 @@ class _Fetching:
             moving.lanes.progress.moved(-moving.item.info.size)
             moving = self._filled(moving.item, moving.lanes, None)
         verified: Literal["md5", "length"] = "md5" if moving.item.info.digest else "length"
-        return dataclasses.replace(row, verified=verified, cached=moving.cached)
+        return row._replace(verified=verified, cached=moving.cached)
 
     def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
         """Compare digests; without one at the service nothing can be said, so it is fetched again."""

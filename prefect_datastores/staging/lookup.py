@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable
-from dataclasses import astuple
 
 from prefect_datastores.stores.base import ObjectInfo
 
@@ -24,7 +23,7 @@ class Lookup:
         with self._rows:
             self._rows.executemany(
                 "insert or replace into listed values (?, ?, ?, ?, ?, ?)",
-                (astuple(info)[:6] for info in listing if not info.is_marker),
+                (info[:6] for info in listing if not info.is_marker),
             )
 
     def __call__(self, name: str) -> ObjectInfo | None:

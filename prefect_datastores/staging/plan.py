@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from prefect_datastores.errors import ConfigurationError, ObjectExists, UnsafeName
 from prefect_datastores.names import (
@@ -68,8 +68,7 @@ class Selection:
         return name[len(self.prefix) :]
 
 
-@dataclass(frozen=True)
-class Fetch:
+class Fetch(NamedTuple):
     """One object to be downloaded: `name` is asked for, `path` is written."""
 
     info: ObjectInfo
@@ -81,7 +80,7 @@ class Fetch:
 
 def _plain(info: ObjectInfo) -> tuple[Any, ...]:
     """Return the values; marshal knows texts, and no names that are checked."""
-    name, *others, stored_as = astuple(info)
+    name, *others, stored_as = info
     return (str(name), *others, str(stored_as))
 
 
@@ -200,8 +199,7 @@ def source_files() -> Spool[SourceFile]:
     )
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(NamedTuple):
     """One file to be uploaded as `name`; `replaces` is what stands there now."""
 
     source: SourceFile

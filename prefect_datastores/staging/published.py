@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -206,7 +205,7 @@ class _Generation:
         if below := info.name[len(self.prefix) :]:
             self._count += not info.is_marker
             self._bytes += info.size
-            yield dataclasses.replace(info, name=self._folder + below, stored_as=info.name)
+            yield info._replace(name=self._folder + below, stored_as=info.name)
 
     def all(self) -> Iterator[ObjectInfo]:
         """List the generation by itself."""
@@ -283,7 +282,7 @@ def inside(store: ObjectStore, path: str) -> ObjectInfo | None:
         info = store.head(ObjectName(prefix + below))
     except ObjectNotFound:
         return None
-    return None if info.is_marker else dataclasses.replace(info, name=path, stored_as=info.name)
+    return None if info.is_marker else info._replace(name=path, stored_as=info.name)
 
 
 def _below(store: ObjectStore, path: str) -> Iterator[ObjectInfo]:
@@ -295,7 +294,7 @@ def _below(store: ObjectStore, path: str) -> Iterator[ObjectInfo]:
     for info in list_objects(store, f"{prefix}{below}/"):
         if shown := info.name[len(prefix) :]:
             name = f"{path}{shown[len(below) :]}"
-            yield dataclasses.replace(info, name=name, stored_as=info.name)
+            yield info._replace(name=name, stored_as=info.name)
     # A part of a generation has no count: it was whole when the generation is still there now.
     now = pointer_of(store, path[: -len(below)].rstrip("/"))
     generation = standing.pointer.generation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 from prefect_datastores.staging.generations import Publication
 from prefect_datastores.staging.spool import Spool
@@ -15,8 +15,7 @@ Direction = Literal["download", "upload"]
 Action = Literal["moved", "unchanged", "skipped", "ignored", "failed", "cancelled"]
 
 
-@dataclass(frozen=True)
-class ObjectRow:
+class ObjectRow(NamedTuple):
     """One object of a transfer.
 
     `action`: `moved`; `unchanged` (the same content was there); `skipped` (something was there and
@@ -39,7 +38,7 @@ def object_rows() -> Spool[tuple[int, ObjectRow]]:
     """Return an empty sequence for rows and their places among the objects of a plan."""
     return Spool(
         # marshal knows texts, and no names that are checked
-        lambda placed: (placed[0], (str(placed[1].name), *astuple(placed[1])[1:])),
+        lambda placed: (placed[0], (str(placed[1].name), *placed[1][1:])),
         lambda packed: (packed[0], ObjectRow(*packed[1])),
     )
 
@@ -137,7 +136,7 @@ class TransferReport:
             "actions": dict(self.actions),
             "unverified": len(self.unverified),
             "published": self.publication.pointer.generation if self.publication else None,
-            "objects": [asdict(row) for row in self.rows],
+            "objects": [row._asdict() for row in self.rows],
         }
 
     def summary(self) -> str:

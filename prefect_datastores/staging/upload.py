@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -214,16 +213,16 @@ class _Sending:
             item.name, str(item.source.relative), item.source.size, "moved", "md5", item.detail
         )
         if item.verdict == "keep":
-            return dataclasses.replace(row, action="skipped", verified="")
+            return row._replace(action="skipped", verified="")
         try:
             info = self._stored(item, lanes, begun)
         except ObjectExists as error:
             if self._overwrite == "skip":
-                return dataclasses.replace(row, action="skipped", verified="", detail=str(error))
+                return row._replace(action="skipped", verified="", detail=str(error))
             raise
         if info is None:
-            return dataclasses.replace(row, action="unchanged")
-        return dataclasses.replace(row, size=info.size, verified="md5" if info.digest else "length")
+            return row._replace(action="unchanged")
+        return row._replace(size=info.size, verified="md5" if info.digest else "length")
 
     def _stored(self, item: Send, lanes: Lanes, begun: _Begun | None) -> ObjectInfo | None:
         """Return what is stored now, or None where it was the same before."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from prefect_datastores.errors import IntegrityError, TransferError
 from prefect_datastores.names import NameRules, ObjectName
@@ -18,8 +18,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):  # made for each object that is listed: half the time of a dataclass
     """One object as a listing or a HEAD shows it.
 
     `name` is what the service said, unchecked: it becomes an `ObjectName` or a `RelativePath`
