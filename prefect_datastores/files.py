@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import stat
 import threading
@@ -43,6 +44,12 @@ _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _KEPT = 16  # directories whose handles are kept for the next file in them
 _ADVISES = hasattr(os, "posix_fadvise")  # not on macOS
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def descriptor_limit() -> int:
+    """Return how many files and connections this process may have open; macOS gives 256."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**20 if limit == resource.RLIM_INFINITY else limit
 
 
 def local_error(error: OSError, path: object) -> DatastoreError:

@@ -16,7 +16,9 @@ PART = 64 * 1024
 class SmallBlobStore(BlobStore):
     """Blobs in short parts."""
 
-    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=PART)
+    capabilities = Capabilities(
+        kind="small blobs", stores_digest=True, part_size=PART, begins_ahead=True
+    )
 
 
 class SmallLocalStore(LocalStore):

@@ -1,6 +1,7 @@
 """Small objects are asked for ahead: one thread has many under way, and none is lost, doubled or left."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,9 +23,10 @@ from prefect_datastores.staging.download import SMALL, DownloadRequest, download
 from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import Capabilities
+from prefect_datastores.stores.base import Capabilities, Later, Page
+from prefect_datastores.stores.limit import Allowance, LimitedStore, Rates
 from prefect_datastores.stores.memory import MemoryStore
-from prefect_datastores.stores.pressure import Pressure
+from prefect_datastores.stores.pressure import Pressure, PressuredStore
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.testing import content_of, put
 
@@ -35,7 +37,7 @@ REPLACE = DownloadRequest(overwrite="replace")
 class Answering(Around):
     """A store whose answers are under way until they are wanted, and that keeps the books of them."""
 
-    capabilities = Capabilities("a service", stores_digest=True, part_size=2**20)
+    capabilities = Capabilities("a service", stores_digest=True, part_size=2**20, begins_ahead=True)
 
     def __init__(self, content: dict[str, bytes]) -> None:
         super().__init__(MemoryStore())
@@ -372,3 +374,122 @@ def test_what_is_begun_ahead_hinders_nobody_who_waits() -> None:
         pressure.answered(began, tells=True)
     assert pressure.enter_at_once() is not None
     pressure.left()
+
+
+def test_refusals_that_were_under_way_together_are_one_pause() -> None:
+    """One thread reads them one after another; none of them asks for a pause of its own."""
+    now, pauses = [100.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    class Refusing(Around):
+        def begin_read(self, *_: Any, **__: Any) -> Answer:  # type: ignore[override]
+            return Answer(refuse)
+
+        def read_into(self, *_: Any, **__: Any) -> None:
+            pass
+
+    def refuse() -> None:
+        now[0] += 0.001
+        raise ServiceBusy("503", retry_after=10.0, throttled=True)
+
+    policy = RetryPolicy(sleep=sleep, clock=lambda: now[0], jitter=lambda: 0.0)
+    store = patient(Refusing(MemoryStore()), policy)  # type: ignore[arg-type]
+    begun = [
+        store.begin_read(ObjectName("a"), 0, memoryview(bytearray(1)), pin=None) for _ in range(8)
+    ]
+    for one in begun:
+        one.finish()
+    assert 9.9 <= sum(pauses) <= 10.1
+
+
+def test_one_that_is_not_under_way_waits_for_the_pause_like_any_other() -> None:
+    now = [100.0]
+    sent: list[float] = []
+
+    class Unready(Around):
+        def begin_read(self, *_: Any, **__: Any) -> Later[None]:  # type: ignore[override]
+            return Later(lambda: sent.append(now[0]))
+
+        def read_into(self, *_: Any, **__: Any) -> None:
+            sent.append(now[0])
+
+    policy = RetryPolicy(
+        sleep=lambda s: now.__setitem__(0, now[0] + s), clock=lambda: now[0], jitter=lambda: 0.0
+    )
+    pressure = Pressure(policy)
+    store = PressuredStore(Unready(MemoryStore()), pressure)  # type: ignore[arg-type]
+    begun = store.begin_read(ObjectName("a"), 0, memoryview(bytearray(1)), pin=None)
+    pressure.throttled(pressure.enter(), ServiceBusy("503", retry_after=5.0, throttled=True))
+    begun.finish()
+    assert sent == [105.0]
+
+
+def test_small_files_are_named_before_a_larger_one_is_waited_for(tmp_path: Path) -> None:
+    content = {**FEW, "z": content_of(3 * SMALL)}
+    store, there = Answering(content), list[int]()
+    read = store.inner.read_into
+
+    def look(name: ObjectName, *given: Any, **more: Any) -> None:
+        if name == "z":
+            there.append(len(tree(tmp_path)))
+        read(name, *given, **more)
+
+    store.inner.read_into = look  # type: ignore[method-assign]
+    assert fetch(store, tmp_path, limits=Limits(files=1)).error is None
+    assert there[0] == len(FEW)
+
+
+def test_what_will_be_refused_for_its_digest_is_not_asked_for(tmp_path: Path) -> None:
+    store = Answering({})
+    for name, content in FEW.items():
+        store.inner.put(name, content)
+    request = DownloadRequest(require_digest=True)
+    outcome = attempt(lambda: download(store, tmp_path, request))  # type: ignore[arg-type]
+    assert set(outcome.actions.values()) == {"failed"}
+    assert store.begun == []
+
+
+def test_a_limit_lets_nothing_be_asked_for_ahead_and_reads_no_file_twice(
+    direct: SmallBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tree(tmp_path / "source", FEW)
+    limited = LimitedStore(direct, Allowance(Rates(requests_per_second=10_000.0)))
+    reads, preadv = list[int](), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: reads.append(1) or preadv(*given))
+    outcome = attempt(lambda: upload(limited, folder_source(source), "", "replace"))
+    check(outcome, {}, FEW, stored(direct))
+    assert not limited.capabilities.begins_ahead
+    assert len(reads) == len(FEW)
+
+
+def test_a_signal_is_heard_while_a_plan_does_not_go_on(tmp_path: Path) -> None:
+    """The thread that waits for the next object holds nothing that the main thread needs."""
+    goes_on, in_time = threading.Event(), list[bool]()
+
+    class Stalling(MemoryStore):
+        def list_page(self, *given: Any, **more: Any) -> Page:
+            page = super().list_page(*given, **{**more, "limit": 5000})
+            if (more.get("marker") or "") >= "009":
+                in_time.append(goes_on.wait(20))
+            return page
+
+    store, stop = Stalling(), Cancellation()
+    for number in range(12_000):
+        store.put(f"{number:06}", b"")
+
+    def cancel(*_: object) -> None:
+        stop.cancel()
+        goes_on.set()
+
+    before = signal.signal(signal.SIGALRM, cancel)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        outcome = attempt(lambda: download(store, tmp_path, DownloadRequest(), cancellation=stop))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(outcome.error, TransferCancelled)
+    assert in_time == [True]

@@ -73,7 +73,9 @@ EMPTY_LISTING = b"<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>
 class Paged(SmallBlobStore):
     """Lists two objects a page."""
 
-    capabilities = Capabilities("pages of two", stores_digest=True, part_size=PART, page_size=2)
+    capabilities = Capabilities(
+        "pages of two", stores_digest=True, part_size=PART, page_size=2, begins_ahead=True
+    )
 
 
 REPLACE = DownloadRequest(overwrite="replace")

@@ -441,6 +441,24 @@ def test_tls_carries_the_same(authority: trustme.CA) -> None:
         assert heard.connections == 1
 
 
+def test_connections_that_are_made_beside_are_used_through_tls_too(authority: trustme.CA) -> None:
+    """A new one holds session tickets that nobody asked for."""
+    tls = served_by(authority, "127.0.0.1")
+    with wire(says(ok(b"x")), tls=tls) as heard, client(heard, "https") as http:
+        http.send("GET", "/", {})
+        held = [http.begin("GET", "/", {})]
+        while len(held) < 12:
+            if http.is_ready():
+                held.append(http.begin("GET", "/", {}))
+            else:
+                time.sleep(0.02)
+        assert len(http._open) <= 17
+        assert [one.finish().body for one in held] == [b"x"] * 12
+        for _ in range(20):
+            http.send("GET", "/", {})
+        assert len(http._open) <= 17
+
+
 def test_a_stall_and_an_end_are_seen_through_tls(authority: trustme.CA) -> None:
     tls = served_by(authority, "127.0.0.1")
     for talk in (hangs, stalls, says(b"")):

@@ -47,7 +47,7 @@ from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
-from prefect_datastores.stores.base import Later, ObjectInfo, ObjectStore, Pending, part_size
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Pending, part_size
 
 SMALL = 128 * 1024
 """Bytes up to which an object's request is what takes time, and not its content."""
@@ -270,7 +270,9 @@ class _Fetching:
         self._store, self._folder, self._overwrite = store, folder, request.overwrite
         self._keep_times, self._require_digest = request.keep_times, request.require_digest
         self._resumption, self._cache, self._failed = resumption, cache, False
-        self._wait, self._part_size = wait, store.capabilities.part_size
+        self._wait, capabilities = wait, store.capabilities
+        self._begins_ahead = capabilities.begins_ahead
+        self._small = min(SMALL, capabilities.part_size)
 
     def __enter__(self) -> _Fetching:
         return self
@@ -281,7 +283,9 @@ class _Fetching:
     def begin(self, item: Fetch, lanes: Lanes) -> _Begun | None:
         """Ask for a small object, so that others can be asked for before it comes."""
         info = item.info
-        if item.verdict != "move" or not 0 < info.size <= min(SMALL, self._part_size):
+        if not self._begins_ahead or item.verdict != "move" or not 0 < info.size <= self._small:
+            return None
+        if self._require_digest and info.digest is None:
             return None
         if self._cache is not None and self._cache.holds(self._store.url, info):
             return None
@@ -290,13 +294,10 @@ class _Fetching:
             return None
         try:
             reading = self._store.begin_read(item.name, 0, memory, pin=info.etag or None)
-            if not isinstance(reading, Later):
-                return _Begun(self, item, lanes, memory, reading)
         except BaseException:
             lanes.memory.give_ahead(memory)
             raise
-        lanes.memory.give_ahead(memory)
-        return None
+        return _Begun(self, item, lanes, memory, reading)
 
     def fetch(self, item: Fetch, lanes: Lanes, begun: _Begun | None = None) -> Done:
         """Bring an object here; `begun` is what was asked for already. A small one is settled later."""

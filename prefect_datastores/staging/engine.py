@@ -6,7 +6,6 @@ file to the other lane. Parts wait for nobody, so the lanes cannot lock each oth
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     TransferError,
 )
+from prefect_datastores.files import descriptor_limit
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.memory import SMALL, MemoryBudget
 from prefect_datastores.staging.pace import Pace, Worked
@@ -84,6 +84,7 @@ class Lanes:
         """Open the lane of parts."""
         self.cancellation, self.progress = cancellation, progress
         self.memory = MemoryBudget(limits.bytes_in_flight, cancellation)
+        self._most_beside = limits.parts
         self._parts = ThreadPoolExecutor(limits.parts, thread_name_prefix="pds-part")
 
     def each_part(self, size: int, part_size: int, work: Callable[[int, memoryview], None]) -> None:
@@ -112,8 +113,9 @@ class Lanes:
         return part
 
     def beside(self, calls: Iterable[Callable[[], None]]) -> None:
-        """Make the calls in the lane of parts, many at once; the first fault ends it."""
-        self.gather(self._parts.submit(call) for call in calls)
+        """Make the calls, many at once, whatever the lane of parts has to do; the first fault ends it."""
+        with ThreadPoolExecutor(self._most_beside, thread_name_prefix="pds-flush") as beside:
+            self.gather(beside.submit(call) for call in calls)
 
     @staticmethod
     def drop(parts: Iterable[Future[None]]) -> None:
@@ -245,13 +247,10 @@ class _Crew(Generic[Item]):
         self.taken = 0
         self._items, self._work, self._row_of, self._lanes = items, work, row_of, lanes
         self._begin = begin
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if descriptors == resource.RLIM_INFINITY:
-            descriptors = 2**20
-        self._small = max(1, min(limits.small, descriptors // 4))
-        self._together = max(1, min(_TOGETHER, descriptors // 16))
+        self._small = max(1, min(limits.small, descriptor_limit() // 4))
+        self._together = max(1, min(_TOGETHER, descriptor_limit() // 16))
         self._pace = Pace(limits.files)
-        self._changed = threading.Condition()
+        self._changed, self._taking = threading.Condition(), threading.Lock()
         self._over = False
         self._stop = Cancellation()
         self._fault: BaseException | None = None
@@ -299,6 +298,8 @@ class _Crew(Generic[Item]):
         try:
             while self._fill(hand) or hand.unsettled:
                 if hand.begun:
+                    if hand.begun[0].pending is None:  # it may take long
+                        self._settle(hand)
                     self._do(hand, hand.next())
                 if not hand.begun or len(hand.unsettled) * len(self._threads) >= self._together:
                     self._settle(hand)
@@ -341,7 +342,15 @@ class _Crew(Generic[Item]):
                 if not hand.begun and not hand.unsettled:
                     self._threads.discard(threading.current_thread())
                 return None
+        # The next item may be long in coming: a plan that grows. Nobody is to wait for that who has
+        # something else to do, and least of all the main thread, which a signal could not wake.
+        if not self._taking.acquire(blocking=not (hand.begun or hand.unsettled)):
+            return None
+        try:
             taken = None if self._over else next(self._items, None)
+        finally:
+            self._taking.release()
+        with self._changed:
             self._over = self._over or taken is None
             self.taken += taken is not None
             self._grow()

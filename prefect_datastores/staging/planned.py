@@ -120,5 +120,5 @@ class Planned:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(_LOOK_SECONDS)  # so that a signal is heard meanwhile

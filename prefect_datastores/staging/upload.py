@@ -43,7 +43,6 @@ from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending, key_of
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
-    Later,
     ObjectInfo,
     ObjectStore,
     Pending,
@@ -172,9 +171,10 @@ class _Sending:
 
     def begin(self, item: Send, lanes: Lanes) -> _Begun | None:
         """Send a small file, so that others can be sent before the service answers."""
-        size = item.source.size
-        small = size <= min(SMALL, self._store.capabilities.part_size)
-        if item.verdict != "move" or not small or not self._store.capabilities.is_remote:
+        size, capabilities = item.source.size, self._store.capabilities
+        if not capabilities.begins_ahead or item.verdict != "move":
+            return None
+        if size > min(SMALL, capabilities.part_size):
             return None
         memory = lanes.memory.take_ahead(size)
         if memory is None:
@@ -204,8 +204,7 @@ class _Sending:
             self._check(item, fd, before, lanes)
         finally:
             os.close(fd)
-        committing = writing.begin_commit(digest)
-        return None if isinstance(committing, Later) else committing
+        return writing.begin_commit(digest)
 
     def send(self, item: Send, lanes: Lanes, begun: _Begun | None = None) -> ObjectRow:
         """Store a file; `begun` is what was sent already."""

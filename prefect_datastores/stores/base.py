@@ -60,6 +60,8 @@ class Capabilities:
     max_parts: int = 50_000
     page_size: int = 5000
     is_remote: bool = True
+    begins_ahead: bool = False
+    """Requests that are begun are under way before they are finished."""
     has_folders: bool = False
     """Folders are things of their own, which stay when empty and get another name in one step."""
 

@@ -41,7 +41,9 @@ _CONTAINER = (("restype", "container"),)
 class BlobStore(NoFolders):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
-    capabilities = Capabilities(kind="Azure Blob Storage", stores_digest=True, part_size=4 * 2**20)
+    capabilities = Capabilities(
+        kind="Azure Blob Storage", stores_digest=True, part_size=4 * 2**20, begins_ahead=True
+    )
 
     def __init__(
         self,
@@ -131,17 +133,22 @@ class BlobStore(NoFolders):
     ) -> None:
         """Fill `buffer` from one version."""
         if buffer:  # a range has at least one byte
-            self.begin_read(name, offset, buffer, pin=pin).finish()
+            self._reading(name, offset, buffer, pin, ahead=False).finish()
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
     ) -> _Reading:
         """Ask for a range, which has at least one byte."""
+        return self._reading(name, offset, buffer, pin, ahead=True)
+
+    def _reading(
+        self, name: ObjectName, offset: int, buffer: memoryview, pin: str | None, *, ahead: bool
+    ) -> _Reading:
         span = f"{offset}-{offset + len(buffer) - 1}"
         headers = {"x-ms-range": f"bytes={span}"}
         if pin:
             headers["If-Match"] = pin
-        asking = _Asking(self._service, ("GET", name, (), headers))
+        asking = _Asking(self._service, ("GET", name, (), headers), ahead=ahead)
         return _Reading(asking, buffer, f"bytes {span}/", f"{self.url}/{name}")
 
     def begin_write(
@@ -164,13 +171,13 @@ class BlobStore(NoFolders):
 
 
 class _Asking:
-    """A request that is sent where there is a connection for it, and else when its answer is wanted."""
+    """A request that is sent ahead where there is a connection for it, and else when its answer is wanted."""
 
     __slots__ = ("_asked", "_request", "_service")
 
-    def __init__(self, service: AzureService, request: tuple[Any, ...]) -> None:
+    def __init__(self, service: AzureService, request: tuple[Any, ...], *, ahead: bool) -> None:
         self._service, self._request = service, request
-        self._asked = service.begin(*request) if service.is_ready() else None
+        self._asked = service.begin(*request) if ahead and service.is_ready() else None
 
     @property
     def is_under_way(self) -> bool:
@@ -263,9 +270,12 @@ class _BlobWriting:
         self._blocks[index] = len(data)
 
     def commit(self, digest: bytes) -> ObjectInfo:
-        return self.begin_commit(digest).finish()
+        return self._committing(digest, ahead=False).finish()
 
     def begin_commit(self, digest: bytes) -> _Committing:
+        return self._committing(digest, ahead=True)
+
+    def _committing(self, digest: bytes, *, ahead: bool) -> _Committing:
         if sum(self._blocks.values()) != self._size:
             raise IntegrityError(f"{self._service.url}/{self._name} was not written whole.")
         whole = base64.b64encode(digest).decode()
@@ -275,10 +285,12 @@ class _BlobWriting:
             **self._conditions,
         }
         if len(self._blocks) > 1:
-            return self._put_block_list(given, digest)
+            return self._put_block_list(given, digest, ahead=ahead)
         # The part is the whole, so its digest on the way is the one that is kept.
         given |= {"x-ms-blob-type": "BlockBlob", "Content-MD5": whole}
-        asking = _Asking(self._service, ("PUT", self._name, (), given, self._only_part))
+        asking = _Asking(
+            self._service, ("PUT", self._name, (), given, self._only_part), ahead=ahead
+        )
         return _Committing(self, asking, digest)
 
     def committed(self, asked: _Asking, digest: bytes) -> ObjectInfo:
@@ -292,14 +304,18 @@ class _BlobWriting:
         modified = time_of(headers.get("last-modified", "")) or time.time()
         return ObjectInfo(self._name, self._size, headers.get("etag", ""), digest, modified)
 
-    def _put_block_list(self, headers: Mapping[str, str], digest: bytes) -> _Committing:
+    def _put_block_list(
+        self, headers: Mapping[str, str], digest: bytes, *, ahead: bool
+    ) -> _Committing:
         blocks = "".join(
             f"<Uncommitted>{self._block_id(index)}</Uncommitted>" for index in sorted(self._blocks)
         )
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         more = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
         query = (("comp", "blocklist"),)
-        asking = _Asking(self._service, ("PUT", self._name, query, {**headers, **more}, body))
+        asking = _Asking(
+            self._service, ("PUT", self._name, query, {**headers, **more}, body), ahead=ahead
+        )
         return _Committing(self, asking, digest)
 
     def abort(self) -> None:

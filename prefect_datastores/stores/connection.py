@@ -113,7 +113,23 @@ class Connection:
 
     def is_usable(self) -> bool:
         """Tell whether the other side still keeps it, and has sent nothing that nobody asked for."""
-        return time.monotonic() - self._used < _IDLE_SECONDS and not self._poll.poll(0)
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            return False
+        return not self._poll.poll(0) or (not self._plain and self._has_tickets_only())
+
+    def _has_tickets_only(self) -> bool:
+        """Tell whether what came is TLS's own, as the session tickets of a new connection are; read it."""
+        stall = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        try:
+            self._socket.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            return False
+        finally:
+            self._socket.settimeout(stall)
+        return False
 
     def interrupt(self) -> None:
         """Wake the thread that waits for it, which then finds it at its end."""

@@ -27,13 +27,14 @@ from prefect_datastores.errors import (
     ServiceBusy,
     TransferError,
 )
+from prefect_datastores.files import descriptor_limit
 from prefect_datastores.redaction import scrub
 from prefect_datastores.stores.connection import Answer, ClosedEarly, Connection, Receive
 from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 
 _log = logging.getLogger("prefect_datastores.http")
 # Connections that are made ahead, and the threads that make them.
-_FEW_MORE, _MOST_MORE, _MAKERS = 16, 256, 16
+_FEW_MORE, _MOST_MORE, _MAKERS = 16, 128, 16
 _MAKER_SECONDS = 1.0  # how long a client that is closed waits for one
 _WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 
@@ -66,7 +67,9 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
-        self._making, self._makers = 0, list[threading.Thread]()
+        # Connections that are being made beside: all of them, and those that no thread began with.
+        self._making = self._wanted = 0
+        self._makers: list[threading.Thread] = []
         self._closed = self._interrupted = self._reached = False
 
     def send(
@@ -97,37 +100,39 @@ class HttpClient:
         if self._idle:
             return True
         with self._lock:
-            there = len(self._open)
-            wanted = min(max(_FEW_MORE, there), _MOST_MORE - there)
+            there = len(self._open) + self._making
+            wanted = min(max(_FEW_MORE, len(self._open)), _most_connections() - there)
             if self._making or wanted <= 0 or not self._reached or self._closed:
                 return False
-            self._making = wanted
+            self._making = self._wanted = wanted
             self._makers = [
                 threading.Thread(target=self._make_some, name="pds-connect", daemon=True)
                 for _ in range(min(wanted, _MAKERS))
             ]
-            for maker in self._makers:
-                with contextlib.suppress(RuntimeError):  # the machine gives no more threads
-                    maker.start()
+        for maker in self._makers:
+            maker.start()
         return False
 
     def _make_some(self) -> None:
         """Make some of the connections that are wanted; what fails is told to who really needs one."""
         while True:
             with self._lock:
-                if not self._making:
+                if not self._wanted:
                     return
-                self._making -= 1
+                self._wanted -= 1
             try:
                 connection = self._connect()
             except (DatastoreError, OSError):
-                with self._lock:
-                    self._making = 0
-                return
-            if self._closed:
+                connection = None
+            with self._lock:
+                self._making -= 1
+                if connection is not None and not self._closed:
+                    self._idle.append(connection)
+                    continue
+                self._making -= self._wanted
+                self._wanted = 0
+            if connection is not None:
                 self.drop(connection)
-            else:
-                self._idle.append(connection)
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | memoryview = b""
@@ -271,6 +276,7 @@ class HttpClient:
         It takes no lock, so that a signal's handler can call it.
         """
         self._interrupted = True
+        self._wanted = 0
         for connection in tuple(self._open):
             connection.interrupt()
 
@@ -278,10 +284,11 @@ class HttpClient:
         """Close what is idle now, and what is in use when it is done."""
         self._closed = True
         with self._lock:
-            self._making, makers = 0, self._makers
+            self._making -= self._wanted
+            self._wanted, makers = 0, self._makers
+        until = time.monotonic() + _MAKER_SECONDS
         for maker in makers:
-            if maker.is_alive():
-                maker.join(_MAKER_SECONDS)
+            maker.join(max(0.0, until - time.monotonic()))
         self._drop_idle()
 
 
@@ -329,6 +336,10 @@ class _Breaking:
             self._client.drop(self._connection)
             if (told := self._client.told(error)) is not None:
                 raise told from None
+
+
+def _most_connections() -> int:
+    return min(_MOST_MORE, descriptor_limit() // 4)
 
 
 def _reason(error: OSError) -> str:

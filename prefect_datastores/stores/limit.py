@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.base import Capabilities, ObjectStore
 from prefect_datastores.stores.decorated import DecoratedStore, Result
 
 Clock = Callable[[], float]
@@ -112,6 +112,11 @@ class LimitedStore(DecoratedStore):
         """Decorate a store."""
         super().__init__(inner)
         self._allowance, self._sleep = allowance, sleep
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do, but for what would not wait for its share."""
+        return replace(self._inner.capabilities, begins_ahead=False)
 
     def _around(
         self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True

@@ -21,7 +21,7 @@ from prefect_datastores.errors import (
     ServiceBusy,
     TransferCancelled,
 )
-from prefect_datastores.stores.base import Failed, Later, ObjectStore, Pending
+from prefect_datastores.stores.base import Failed, ObjectStore, Pending
 from prefect_datastores.stores.decorated import DecoratedStore, Result, Wrapped
 
 # These say nothing of how busy the service is.
@@ -150,7 +150,7 @@ class Pressure:
             # What ended makes room for one, and growth for one more.
             self._changed.notify(2)
 
-    def throttled(self, began_in: int, error: ServiceBusy) -> None:
+    def throttled(self, began_in: int, error: ServiceBusy, *, ahead: bool = False) -> None:
         """Take note of the end of a request that the service asked to wait for."""
         patience = self._patience
         with self._changed:
@@ -166,8 +166,9 @@ class Pressure:
                 spent = now - self._busy_since
                 if self._in_a_row >= patience.tries or spent + pause > patience.deadline:
                     self._leave_alone(now, spent, error)
-            elif error.retry_after:
+            elif error.retry_after and not ahead:
                 # One of those that were under way already: the same pause, a longer one perhaps.
+                # An answer to a request that was sent ahead may be as old as the pause.
                 asked = min(error.retry_after, patience.longest_pause)
                 self._until = max(self._until, now + asked)
             self._under_way -= 1
@@ -213,22 +214,24 @@ class PressuredStore(DecoratedStore):
         except BaseException:
             self._pressure.left()
             raise
-        if isinstance(pending, Later):
+        if not pending.is_under_way:  # it will be sent when it is wanted, and may have to wait then
             self._pressure.left()
             return super()._ahead(what, begin, request, size=size)
 
         def finish(finish: Callable[[], Result]) -> Result:
             self._pressure.waited_for()
-            return self._end(began_in, finish, asks=True)
+            return self._end(began_in, finish, asks=True, ahead=True)
 
         return Wrapped(pending, finish, self._pressure.left)
 
-    def _end(self, began_in: int, request: Callable[[], Result], *, asks: bool) -> Result:
+    def _end(
+        self, began_in: int, request: Callable[[], Result], *, asks: bool, ahead: bool = False
+    ) -> Result:
         try:
             result = request()
         except ServiceBusy as error:
             if error.throttled:
-                self._pressure.throttled(began_in, error)
+                self._pressure.throttled(began_in, error, ahead=ahead)
             else:
                 self._pressure.answered(began_in, tells=False)
             raise

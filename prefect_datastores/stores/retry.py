@@ -26,7 +26,6 @@ from prefect_datastores.errors import (
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import (
     Failed,
-    Later,
     ObjectInfo,
     ObjectStore,
     Pending,
@@ -77,10 +76,14 @@ class RetryPolicy:
         what: str,
         request: Callable[[], Result],
         tell: Callable[[Retry], None] = lambda _: None,
+        *,
+        since: float | None = None,
     ) -> Result:
         """Return what `request` returns, however often it takes within the bounds.
 
-        `tell` hears of each try that is followed by another.
+        `tell` hears of each try that is followed by another. A first try that was sent long `since`
+        may have its answer for as long: the pause after it is over by that much. So many that were
+        sent together and refused together are one pause, though one thread hears of them in turn.
 
         Raises:
             ServiceBusy: it may pass, but did not within the bounds.
@@ -96,6 +99,8 @@ class RetryPolicy:
             except (ServiceBusy, EndpointUnreachable, IntegrityError) as error:
                 asked = error.retry_after if isinstance(error, ServiceBusy) else None
                 pause = self.pause(attempt, asked)
+                if attempt == 1 and since is not None:
+                    pause = max(0.0, pause - (self.clock() - since))
                 unreachable += isinstance(error, EndpointUnreachable)
                 late = self.clock() - began + pause > self.deadline
                 if attempt >= self.tries or unreachable >= self.unreachable_tries or late:
@@ -145,12 +150,12 @@ class RetryingStore(DecoratedStore):
         *,
         size: int = 0,
     ) -> Pending[Result]:
+        sent = self._policy.clock()
         try:
             pending = begin()
         except DatastoreError as error:
             pending = Failed(error)
-        if isinstance(pending, Later):
-            return super()._ahead(what, begin, request, size=size)
+        since = sent if pending.is_under_way else None
 
         def finish(first: Callable[[], Result]) -> Result:
             tries = chain([first], repeat(request))
@@ -158,7 +163,7 @@ class RetryingStore(DecoratedStore):
             def once() -> Result:
                 return next(tries)()
 
-            return self._around(what, once, size=size)
+            return self._policy.call(what, once, self._tell, since=since)
 
         return Wrapped(pending, finish)
 
@@ -214,8 +219,10 @@ class _RetryingWriting(DecoratedWriting):
         once = self._once(digest)
 
         def begin() -> Pending[ObjectInfo]:
-            pending = self._inner.begin_commit(digest)
-            return pending if isinstance(pending, Later) else Wrapped(pending, once)
+            try:
+                return Wrapped(self._inner.begin_commit(digest), once)
+            except ServiceBusy as error:
+                return Wrapped(Failed(error), once)
 
         return self._ahead("commit", begin, lambda: once(lambda: self._inner.commit(digest)))
 
