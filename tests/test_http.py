@@ -125,6 +125,24 @@ def test_connections_that_cannot_be_made_beside_are_no_fault_of_anybody(
         assert not http._open
 
 
+def test_a_machine_without_threads_makes_no_connections_beside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with wire(says(ok(b"x"))) as heard, client(heard) as http:
+        http.send("GET", "/", {})
+        held = http.begin("GET", "/", {})
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            assert not http.is_ready()
+        assert not http.is_ready()  # which makes some now
+        while not http.is_ready():
+            time.sleep(0.01)
+        assert held.finish().body == b"x"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -364,7 +364,8 @@ class _Fetching:
         try:
             if not (entry and entry.gave(moving.receiving.part)):
                 came = begun.take() if begun is not None and not moving.cached else None
-                if self._fill(moving, came) != item.info.digest is not None:
+                digest = self._fill(moving, came)
+                if item.info.digest not in {None, digest}:
                     raise _Damaged(
                         f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
                         "published. It was damaged on its way, or stored damaged."

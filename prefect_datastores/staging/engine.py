@@ -373,9 +373,8 @@ class _Crew(Generic[Item]):
         began, pending = time.thread_time(), taken.pending
 
         def work() -> Done:
-            if (
-                pending is not None
-            ):  # it is done even if the rest is not: nobody knew what came of it
+            # What was begun is finished even if the rest is not: nobody knew what came of it.
+            if pending is not None:
                 return pending.finish()
             self._stop.check()
             return self._work(taken.item, self._lanes)

@@ -105,12 +105,17 @@ class HttpClient:
             if self._making or wanted <= 0 or not self._reached or self._closed:
                 return False
             self._making = self._wanted = wanted
-            self._makers = [
-                threading.Thread(target=self._make_some, name="pds-connect", daemon=True)
-                for _ in range(min(wanted, _MAKERS))
-            ]
-        for maker in self._makers:
-            maker.start()
+            self._makers = []
+            try:
+                for _ in range(min(wanted, _MAKERS)):
+                    maker = threading.Thread(
+                        target=self._make_some, name="pds-connect", daemon=True
+                    )
+                    maker.start()
+                    self._makers.append(maker)
+            except RuntimeError:  # the machine gives no more; those that run do all the work
+                if not self._makers:
+                    self._making = self._wanted = 0
         return False
 
     def _make_some(self) -> None:
