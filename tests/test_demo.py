@@ -3,11 +3,13 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 from azure.storage.blob import ContainerClient
 from servers.azurite import Azurite
@@ -96,3 +98,15 @@ def test_the_example_runs_on_azurite_with_one_changed_line(
     assert stored == {"model/confusion.png", "model/metrics.json", "model/model.joblib"}
     metrics = json.loads(Datastore.get(name).read_path("model/metrics.json"))
     assert metrics["accuracy"] > GOOD
+
+
+@pytest.mark.timeout(200)
+def test_a_server_that_the_demo_started_ends_with_it(tmp_path: Path) -> None:
+    arguments = ["-m", "prefect_datastores.cli", "demo", "--ui", "--home", str(tmp_path)]
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert "UI is at" in demo.stdout.readline()
+        (server,) = psutil.Process(demo.pid).children()
+        demo.terminate()
+        assert demo.wait(60) == 128 + signal.SIGTERM
+    assert not server.is_running()

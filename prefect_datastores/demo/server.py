@@ -50,11 +50,19 @@ def local_server(home: Path) -> Iterator[tuple[str, dict[str, str]]]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    # In a session of its own, so that Ctrl-C ends a run before it ends the server; nobody but this
+    # process ends it then, which SIGTERM alone would not let it do.
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         _wait_until_ready(server, address, log)
         yield address, {**_own_environment(home), "PREFECT_API_URL": f"{address}/api"}
     finally:
         _stop(server)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _own_environment(home: Path) -> dict[str, str]:
