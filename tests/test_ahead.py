@@ -281,7 +281,7 @@ def test_a_fault_of_a_small_read_is_got_over_or_told(
     for key, content in FEW.items():
         put(direct, key, content)
     named = READING[name]
-    with through(azurite, container, stall=0.15) as seen:
+    with through(azurite, container, stall=0.5) as seen:
         download(seen.store, tmp_path / "first", REPLACE)  # connections are there now
         for times in (None, 1):
             destination = make_tree(tmp_path / f"to{times}", OLD)

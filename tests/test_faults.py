@@ -36,7 +36,7 @@ PARTS = 4
 LARGE = content_of(3 * PART + 77)
 NEW = {"large": LARGE, "small": b"new and small", "sub/other": b"other", "empty": b""}
 OLD = {"large": b"old", "small": b"old and small", "kept": b"kept"}
-STALL = 0.15
+STALL = 0.5
 OF_LARGE = r"GET \S+/large(\?|$)"
 
 

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -420,19 +421,31 @@ class _Fetching:
             receiving.came(0, came)
             lanes.progress.moved(len(came))
             return hashlib.md5(came, usedforsecurity=False).digest()
-        digest = RunningDigest(receiving.part.read_at, lanes.cancellation)
+        wants_digest = item.info.digest is not None
+        digest = RunningDigest(receiving.part.read_at, lanes.cancellation, lanes.memory.give)
+
+        def bring(offset: int, memory: memoryview) -> None:
+            lanes.cancellation.check()
+            if receiving.has(offset, memory):
+                return
+            if not (entry and entry.read_into(offset, memory)):
+                self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+            receiving.came(offset, memory)
 
         def one(offset: int, memory: memoryview) -> None:
-            lanes.cancellation.check()
-            if not receiving.has(offset, memory):
-                if not (entry and entry.read_into(offset, memory)):
-                    self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
-                receiving.came(offset, memory)
-            if item.info.digest is not None:
+            came = False
+            try:
+                bring(offset, memory)
+                came = True
+            finally:
+                if not (came and wants_digest):
+                    lanes.memory.give(memory)
+            if wants_digest:
                 digest.came(offset, memory)
 
         step = part_size(self._store.capabilities, item.info.size)
-        lanes.each_part(item.info.size, step, one)
+        with closing(digest), lanes.memory.lying(digest.give_up):
+            lanes.each_part(item.info.size, step, one)
         return digest.result()
 
 

@@ -49,9 +49,6 @@ class Unsettled(Pending[ObjectRow], Protocol):
 Done = Union[ObjectRow, Unsettled]
 """The row of an object, or what is still to be settled of it."""
 
-_TOGETHER = (
-    64  # small objects that all threads have unsettled at once; they hold two descriptors each
-)
 _WAKE_SECONDS = 0.5  # a signal that another thread was handed does not wake the main one
 _TOGETHER = 64  # small objects that all threads have unsettled; each holds three descriptors
 _SLOW_FLUSH = 0.001  # seconds; such a disk does not bring one file along with another
@@ -88,7 +85,10 @@ class Lanes:
         self._parts = ThreadPoolExecutor(limits.parts, thread_name_prefix="pds-part")
 
     def each_part(self, size: int, part_size: int, work: Callable[[int, memoryview], None]) -> None:
-        """Call `work(offset, memory)` for each part, many at once; the first fault ends it."""
+        """Call `work(offset, memory)` for each part, many at once; the first fault ends it.
+
+        It is `work` that gives the memory back, whatever comes of the part.
+        """
         if size <= min(part_size, SMALL):
             if size:
                 self._one(work, 0, size)
@@ -99,11 +99,7 @@ class Lanes:
         )
 
     def _one(self, work: Callable[[int, memoryview], None], offset: int, length: int) -> None:
-        memory = self.memory.take(length)
-        try:
-            work(offset, memory)
-        finally:
-            self.memory.give(memory)
+        work(offset, self.memory.take(length))
         self.progress.moved(length)
 
     def send_part(self, memory: memoryview, work: Callable[[], None]) -> Future[None]:

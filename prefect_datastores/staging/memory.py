@@ -7,7 +7,7 @@ its own), so large parts are received into and sent from a few pieces that all t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prefect_datastores.staging.cancellation import Cancellation
@@ -15,6 +15,7 @@ from prefect_datastores.staging.cancellation import Cancellation
 SMALL = 2**20
 """Bytes up to which memory is not worth keeping, nor an object of one part worth another thread."""
 _AHEAD = 0.25
+_PATIENCE_SECONDS = 0.2
 
 
 class MemoryBudget:
@@ -26,6 +27,7 @@ class MemoryBudget:
         self._kept: dict[int, list[bytearray]] = {}
         self._kept_bytes = self._ahead = 0
         self._freed = threading.Condition()
+        self._lying: list[Callable[[], bool]] = []
 
     @contextmanager
     def holding(self, size: int) -> Iterator[memoryview]:
@@ -43,12 +45,11 @@ class MemoryBudget:
             TransferCancelled: the stop was asked for.
         """
         room = _room(size)
-        with self._freed:
+        while not self._taken(room):
             self._cancellation.check()
-            while self._used and self._used + room > self._most:
-                self._freed.wait(0.2)
-                self._cancellation.check()
-            self._used += room
+            # Who would use what lies there for later may be the one who waits here.
+            any(give_up() for give_up in tuple(self._lying))
+        with self._freed:
             kept = self._kept.get(room)
             piece = kept.pop() if kept else None
             self._kept_bytes -= room if piece is not None else 0
@@ -56,6 +57,25 @@ class MemoryBudget:
                 self._kept.clear()
                 self._kept_bytes = 0
         return memoryview(piece if piece is not None else bytearray(room))[:size]
+
+    def _taken(self, room: int) -> bool:
+        """Take so much once there is room for it; False when there was none for a while."""
+        with self._freed:
+            self._cancellation.check()
+            there = self._freed.wait_for(
+                lambda: not self._used or self._used + room <= self._most, _PATIENCE_SECONDS
+            )
+            self._used += room if there else 0
+            return there
+
+    @contextmanager
+    def lying(self, give_up: Callable[[], bool]) -> Iterator[None]:
+        """Let pieces lie for later use: where nobody else frees any, `give_up` gives one of them, or says False."""
+        self._lying.append(give_up)
+        try:
+            yield
+        finally:
+            self._lying.remove(give_up)
 
     def take_ahead(self, size: int) -> memoryview | None:
         """Return memory for what is asked for ahead, or None where there is no room for it right now.
