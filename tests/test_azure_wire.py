@@ -308,6 +308,17 @@ def test_a_folder_of_a_hierarchical_account_is_a_marker(before: str) -> None:
     assert [info.is_marker for info in thorough.objects] == [True, False, False]
 
 
+def test_a_digest_that_stands_elsewhere_is_not_overlooked() -> None:
+    md5 = base64.b64encode(hashlib.md5(b"").digest()).decode()
+    element = f"<Content-MD5>{md5}</Content-MD5>"
+    late = blob("a").replace("<Content-MD5></Content-MD5>", "<Cache-Control />" + element)
+    early = blob("b").replace("<Content-MD5></Content-MD5>", "")
+    early = early.replace("<Content-Length>", element + "<Content-Length>")
+    none = blob("c").replace("<Content-MD5></Content-MD5>", "<Content-MD5 />")
+    found = listing.page_of(page(late, early, none)).objects
+    assert [info.digest for info in found] == [hashlib.md5(b"").digest()] * 2 + [None]
+
+
 def test_metadata_may_have_the_names_of_elements() -> None:
     named = "<Metadata><Blob>x</Blob><Etag>y</Etag></Metadata>"
     body = page(blob("a").replace("<OrMetadata/>", named), blob("b"))

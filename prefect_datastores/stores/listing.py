@@ -28,10 +28,11 @@ _BLOB = re.compile(
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?"
     r"<Last-Modified>([^<]*)</Last-Modified><Etag>([^<]*)</Etag>"
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Content-Length>([0-9]+)</Content-Length>"
+    r"(?:<Content-(?!MD5>)[^<>]*(?:/>|>[^<]*</[^<>]*>))*(?:<Content-MD5>([^<]*)</Content-MD5>)?"
 )
 _FOLDER = re.compile(r"<BlobPrefix><Name>([^<]*)</Name>")
 _MARKER = re.compile(r"<NextMarker>([^<]*)</NextMarker>")
-_MD5 = "<Content-MD5>"
+_MD5 = re.compile("<Content-MD5>")
 _DIGEST, _ENCODED = 16, 24  # bytes of an MD5, and characters of its base64
 _IS_FOLDER = re.compile(r"<hdi_isfolder>true<|<ResourceType>directory<", re.IGNORECASE)
 _END = "</EnumerationResults>"
@@ -57,23 +58,22 @@ def page_of(body: bytes) -> Page:
 
 def _quick(text: str) -> Page | None:
     """Read a page by the pattern, or return None where it is not as always."""
-    if "&#" in text or "\r" in text or ("!" in text and "<!" in text):
+    has_entities = "&" in text  # one character is found much quicker than two
+    if (has_entities and "&#" in text) or "\r" in text or ("!" in text and "<!" in text):
         return None
     objects: list[ObjectInfo] = []
-    end = 0
     for found in _BLOB.finditer(text):
-        name, modified, etag, length = found.groups()
-        size, end = int(length), found.end()
-        closing = text.find("</Properties>", end)
-        at = text.find(_MD5, end, closing)
-        md5 = text[at + len(_MD5) : text.find("<", at + len(_MD5))] if at >= 0 else ""
-        is_folder = not size and _is_folder(text, found.start())
+        name, modified, etag, length, md5 = found.groups()
+        size = int(length)
+        if md5 is None and _holds(_MD5, text, found.end()):
+            return None
+        is_folder = not size and _holds(_IS_FOLDER, text, found.end())
+        # What `_info` makes, in a quarter of its time.
         objects.append(
-            # In place of `_info`, for each of a million.
             _OBJECT(
                 ObjectInfo,
                 (
-                    _plain(name) if "&" in name else name,
+                    _plain(name) if has_entities else name,
                     size,
                     etag if etag[:1] == '"' else f'"{etag}"',
                     digest_of(md5) if md5 else None,
@@ -83,8 +83,7 @@ def _quick(text: str) -> Page | None:
                 ),
             )
         )
-    blobs = len(objects)
-    if text.count("<Blob>") != blobs or text.count("</Blob>") != blobs:
+    if text.count("</Blob>") != len(objects):
         return None
     found_folders = _FOLDER.findall(text) if (prefixes := text.count("<BlobPrefix>")) else []
     if len(found_folders) != prefixes:
@@ -94,9 +93,9 @@ def _quick(text: str) -> Page | None:
     return Page(tuple(objects), folders, _plain(marker[1]) or None if marker else None)
 
 
-def _is_folder(text: str, start: int) -> bool:
-    """Tell whether the blob that begins at `start` says that it stands for a folder."""
-    return _IS_FOLDER.search(text, start, text.find("</Blob>", start)) is not None
+def _holds(what: re.Pattern[str], text: str, at: int) -> bool:
+    """Tell whether something is in what is left of the blob that goes on at a place."""
+    return what.search(text, at, text.find("</Blob>", at)) is not None
 
 
 def _plain(text: str) -> str:
