@@ -67,7 +67,7 @@ def _quick(text: str) -> Page | None:
         size = int(length)
         if md5 is None and _holds(_MD5, text, found.end()):
             return None
-        is_folder = not size and _holds(_IS_FOLDER, text, found.end())
+        is_folder = not size and _holds(_IS_FOLDER, text, found.start())
         # What `_info` makes, in a quarter of its time.
         objects.append(
             _OBJECT(
@@ -94,7 +94,7 @@ def _quick(text: str) -> Page | None:
 
 
 def _holds(what: re.Pattern[str], text: str, at: int) -> bool:
-    """Tell whether something is in what is left of the blob that goes on at a place."""
+    """Tell whether something is in the blob around a place, from there on."""
     return what.search(text, at, text.find("</Blob>", at)) is not None
 
 
