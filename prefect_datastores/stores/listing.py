@@ -28,11 +28,10 @@ _BLOB = re.compile(
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?"
     r"<Last-Modified>([^<]*)</Last-Modified><Etag>([^<]*)</Etag>"
     r"(?:<(?!/|Content-)[^<>]*(?:/>|>[^<]*</[^<>]*>))*?<Content-Length>([0-9]+)</Content-Length>"
-    r"(?:<Content-(?!MD5>)[^<>]*(?:/>|>[^<]*</[^<>]*>))*(?:<Content-MD5>([^<]*)</Content-MD5>)?"
+    r"(?:<(?!/|Content-MD5>)[^<>]*(?:/>|>[^<]*</[^<>]*>))*(?:<Content-MD5>([^<]*)</Content-MD5>)?"
 )
 _FOLDER = re.compile(r"<BlobPrefix><Name>([^<]*)</Name>")
 _MARKER = re.compile(r"<NextMarker>([^<]*)</NextMarker>")
-_MD5 = re.compile("<Content-MD5>")
 _DIGEST, _ENCODED = 16, 24  # bytes of an MD5, and characters of its base64
 _IS_FOLDER = re.compile(r"<hdi_isfolder>true<|<ResourceType>directory<", re.IGNORECASE)
 _END = "</EnumerationResults>"
@@ -65,9 +64,7 @@ def _quick(text: str) -> Page | None:
     for found in _BLOB.finditer(text):
         name, modified, etag, length, md5 = found.groups()
         size = int(length)
-        if md5 is None and _holds(_MD5, text, found.end()):
-            return None
-        is_folder = not size and _holds(_IS_FOLDER, text, found.start())
+        is_folder = not size and _is_folder(text, found.start())
         # What `_info` makes, in a quarter of its time.
         objects.append(
             _OBJECT(
@@ -93,9 +90,9 @@ def _quick(text: str) -> Page | None:
     return Page(tuple(objects), folders, _plain(marker[1]) or None if marker else None)
 
 
-def _holds(what: re.Pattern[str], text: str, at: int) -> bool:
-    """Tell whether something is in the blob around a place, from there on."""
-    return what.search(text, at, text.find("</Blob>", at)) is not None
+def _is_folder(text: str, start: int) -> bool:
+    """Tell whether the blob that begins at `start` says that it stands for a folder."""
+    return _IS_FOLDER.search(text, start, text.find("</Blob>", start)) is not None
 
 
 def _plain(text: str) -> str:
