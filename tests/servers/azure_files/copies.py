@@ -69,6 +69,10 @@ def _with_own(call: Call, source: File) -> Call:
 
 def abort(call: Call) -> Answer:
     """Refuse: there is never a copy that is not done."""
+    try:
+        uuid.UUID(call.request.query.get("copyid", ""))
+    except ValueError:
+        raise Refused("InvalidQueryParameterValue", "copyid") from None
     if call.request.header("x-ms-copy-action").lower() != "abort":
         raise Refused("InvalidHeaderValue", "x-ms-copy-action")
     call.leased(call.changed_share().file(call.request.path))

@@ -26,7 +26,7 @@ def create(call: Call) -> Answer:
         given.created,
         given.written,
         given.changed,
-        given.changed,
+        given.modified,
         given.permission,
         request.metadata(),
     )

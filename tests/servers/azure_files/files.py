@@ -69,7 +69,7 @@ def new_file(call: Call, share: Share, content: Content) -> File:
         given.created,
         given.written,
         given.changed,
-        given.changed,
+        given.modified,
         given.permission,
         request.metadata(),
         content=content,

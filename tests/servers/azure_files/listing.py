@@ -18,7 +18,7 @@ from servers.azure_files.tree import File, Node, Share
 _MOST = 5000
 _PARTS = {"timestamps", "etag", "attributes", "permissionkey"}
 _NO_XML = {*map(chr, range(0x20)), "\ufffe", "\uffff"}
-_ENCODES_NAMES = "2021-12-02"
+_TELLS_IDS, _ENCODES_NAMES = "2021-06-08", "2021-12-02"
 
 
 def shares(call: Call) -> Answer:
@@ -53,7 +53,7 @@ def entries(call: Call) -> Answer:
     share = call.share()
     directory = share.directory(request.path)
     include = _include(request, _PARTS)
-    tells_ids = request.since(_ENCODES_NAMES) or include or request.flag("x-ms-file-extended-info")
+    tells_ids = request.since(_TELLS_IDS) or include or request.flag("x-ms-file-extended-info")
     first = identity(_name_of(request.query.get("marker", "")))
     prefix = identity(request.query.get("prefix", ""))
     listed = [

@@ -40,21 +40,20 @@ class Properties:
     created: int
     written: int
     changed: int
+    modified: int
     permission: str
 
 
 def of_new(request: Request, share: Share, now: int, *, is_directory: bool) -> Properties:
     """Return the properties of what a request creates."""
     _check_mandatory(request)
-    written = _moment(request, "x-ms-file-last-write-time", now, now)
-    # Old versions take the client's moment for the moment of the change: files of one moment
-    # have one ETag.
-    change = now if request.since(_FIRST_OPTIONAL) else written
+    created = _moment(request, "x-ms-file-creation-time", now, now)
     return Properties(
         _attributes(request, "", is_directory=is_directory),
-        _moment(request, "x-ms-file-creation-time", now, now),
-        written,
-        _moment(request, "x-ms-file-change-time", now, change),
+        created,
+        _moment(request, "x-ms-file-last-write-time", now, now),
+        _moment(request, "x-ms-file-change-time", now, created),
+        created,  # so two files that are given one moment of creation have one ETag
         _permission(request, share, "", is_directory=is_directory),
     )
 
@@ -67,6 +66,7 @@ def of_changed(request: Request, share: Share, node: Node, now: int) -> Properti
         _moment(request, "x-ms-file-creation-time", now, node.created, node.created),
         _moment(request, "x-ms-file-last-write-time", now, node.written, node.written),
         _moment(request, "x-ms-file-change-time", now, now, node.changed),
+        now,
         _permission(request, share, node.permission, is_directory=is_directory),
     )
 
@@ -81,7 +81,7 @@ def apply(node: Node, properties: Properties) -> None:
     """Set properties."""
     node.attributes, node.permission = properties.attributes, properties.permission
     node.created, node.written = properties.created, properties.written
-    node.changed = node.modified = properties.changed
+    node.changed, node.modified = properties.changed, properties.modified
 
 
 def headers_of(request: Request, node: Node) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Node:
     written: int
     changed: int
     modified: int
-    """What the ETag is made of: as `changed`, but for writes by versions before 2021-06-08."""
+    """What the ETag is made of; unlike `changed`, no client sets it after the creation."""
     permission: str
     metadata: dict[str, str]
     id: int = field(default_factory=new_id)
