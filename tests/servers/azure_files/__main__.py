@@ -1,7 +1,6 @@
 """Runs the server until it is ended."""
 
 import argparse
-import signal
 
 from servers.azure_files.server import FilesServer
 from servers.azure_files.tree import Account
@@ -15,7 +14,6 @@ def main() -> None:
     parser.add_argument("--key", required=True, help="base64, as the portal shows one")
     parser.add_argument("--token", default="", help="a bearer token that is taken as well")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     account = Account(given.account, given.key, given.token)
     with FilesServer(given.port, account) as server:
         server.serve_forever()

@@ -110,7 +110,8 @@ def _check_conditions(request: Request) -> None:
 def _check_names(request: Request, operation: Operation) -> None:
     for name in request.headers:
         if name.startswith("x-ms-") and name not in _HEADERS and name not in operation.headers:
-            if name.startswith("x-ms-meta-") and "x-ms-meta-" in operation.headers:
+            # Microsoft's own client sends "x-ms-meta" beside the headers that mean something.
+            if f"{name}-".startswith("x-ms-meta-") and "x-ms-meta-" in operation.headers:
                 continue
             raise unknown(f"the header {name}")
     allowed = _QUERY | operation.query | (_SAS if request.is_by_sas else set())
