@@ -124,7 +124,7 @@ def azure_files(pytestconfig: pytest.Config) -> AzureFiles:
 @pytest.fixture
 def share(azure_files: AzureFiles) -> Iterator[str]:
     """The name of a new, empty share."""
-    from azure.storage.fileshare import ShareServiceClient
+    from azure.storage.fileshare import ShareServiceClient  # takes half a second of every worker
 
     credential = {"account_name": azure_files.account, "account_key": azure_files.key}
     with ShareServiceClient(azure_files.url, credential=credential) as service:

@@ -101,7 +101,8 @@ def test_what_is_stored_is_counted(files: FilesClient) -> None:
 
 
 def test_the_root_of_a_share_is_no_file(files: FilesClient) -> None:
-    assert files("HEAD", "").status == 400
+    for method in ("HEAD", "GET", "DELETE"):
+        assert files(method, "").outcome == (400, "InvalidQueryParameterValue")
     told = files("GET", "?restype=directory")
     assert (told.status, told["x-ms-file-id"], told["x-ms-file-attributes"]) == (
         200,
@@ -584,6 +585,21 @@ def test_a_directory_takes_along_what_is_in_it(files: FilesClient) -> None:
     assert renamed["x-ms-file-id"] == before["x-ms-file-id"]
     assert files("GET", "/other/d/e/a").body == b"data"
     assert files("GET", "/d?restype=directory").outcome == (404, "ResourceNotFound")
+
+
+def test_a_directory_is_moved_neither_into_itself_nor_with_a_leased_file(
+    files: FilesClient,
+) -> None:
+    files.mkdir("/d")
+    into = files("PUT", "/D/e?restype=directory&comp=rename", files.renamed("/d"))
+    assert into.status == 501
+    files.create("/d/a")
+    files.lease("/d/a", "acquire", {"x-ms-proposed-lease-id": LEASE})
+    moved = files("PUT", "/e?restype=directory&comp=rename", files.renamed("/d"))
+    assert moved.status == 501
+    files.lease("/d/a", "break")
+    moved = files("PUT", "/e?restype=directory&comp=rename", files.renamed("/d"))
+    assert moved.status == 200
 
 
 def test_a_directory_replaces_a_file_but_no_directory(files: FilesClient) -> None:

@@ -1,4 +1,15 @@
-"""Azure Files by REST, as strict as the service: in memory, on this machine only."""
+"""Azure Files by REST, as strict as the service: in memory, on this machine only.
+
+It does what recorded sessions of the service, its documentation and its specification show, and refuses
+everything else: with 501, or with 400 where a condition is given, and a line in its log. These answers are guesses,
+as nothing was found that shows them:
+
+* 409 `ResourceTypeMismatch` for a file that is a directory, and the other way round;
+* 401 `NoAuthenticationInformation` where nothing signs a request, and which right a shared access signature needs
+  for a lease or a rename;
+* the codes for a name that is too long, for a range of more than 4 MiB and for a body of another length than its range;
+* that a read-only file is not deleted, and that a prefix of a listing has no case.
+"""
 
 import base64
 import os

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from typing import TypeVar
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
@@ -14,6 +15,8 @@ from servers.azure_files.names import identity
 from servers.azure_files.operation import Call, Operation
 from servers.azure_files.request import Answer, Request, xml
 from servers.azure_files.tree import File, Node, Share
+
+Listed = TypeVar("Listed")
 
 _MOST = 5000
 _PARTS = {"timestamps", "etag", "attributes", "permissionkey"}
@@ -110,7 +113,8 @@ def _include(request: Request, known: set[str]) -> set[str]:
     return asked
 
 
-def _page(request: Request, listed: Sequence) -> tuple[Sequence, object]:
+def _page(request: Request, listed: Sequence[Listed]) -> tuple[Sequence[Listed], Listed | None]:
+    """Return what fits into the answer, and what comes after it."""
     given = request.query.get("maxresults", str(_MOST))
     if not given.isdecimal() or not given.isascii():
         raise Refused("InvalidQueryParameterValue", "maxresults")

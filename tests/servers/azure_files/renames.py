@@ -8,7 +8,7 @@ from servers.azure_files.errors import Refused, unknown
 from servers.azure_files.names import identity
 from servers.azure_files.operation import Call, Operation
 from servers.azure_files.request import Answer
-from servers.azure_files.tree import Directory, File, Node
+from servers.azure_files.tree import Directory, File, Node, files_below
 
 _SOURCE_LEASE, _DESTINATION_LEASE = "x-ms-source-lease-id", "x-ms-destination-lease-id"
 
@@ -54,6 +54,8 @@ def _check_source(call: Call, node: Node) -> None:
         call.leased(node, _SOURCE_LEASE)
     elif _SOURCE_LEASE in call.request.headers:
         raise unknown("a lease of a directory")
+    elif any(file.lease and not file.lease.is_broken for file in files_below(node)):
+        raise unknown("a rename of a directory in which a file is leased")
 
 
 def _check_cycle(node: Node, path: tuple[str, ...], destination: tuple[str, ...]) -> None:

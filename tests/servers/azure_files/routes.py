@@ -85,9 +85,9 @@ def operation_of(request: Request) -> Operation:
         found = copies.COPY
     _check_conditions(request)
     if found is None:
-        if place == "share" and key[1:] == ("", ""):
-            # A share is none of its own files.
-            raise Refused("InvalidQueryParameterValue", "restype")
+        if place != "path" and not key[2]:
+            # A share is none of its own files, and an account no share.
+            raise Refused("InvalidQueryParameterValue", "comp")
         raise unknown(f"{key[0]} of {place} with restype={key[1]} and comp={key[2]}")
     if found.since and not request.since(found.since):
         raise Refused("InvalidHeaderValue", "x-ms-version")

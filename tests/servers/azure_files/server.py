@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from servers.azure_files import authorization, routes, times
 from servers.azure_files.errors import Refused, body_of, unknown
-from servers.azure_files.operation import Call
+from servers.azure_files.operation import Call, Operation
 from servers.azure_files.request import Answer, Request
 from servers.azure_files.tree import Account
 
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             return operation.run(Call(account, request, grant))
 
     @staticmethod
-    def _operation(account: Account, request: Request) -> routes.Operation:
+    def _operation(account: Account, request: Request) -> Operation:
         """Find the operation; who is nobody is told that, and not what is known here."""
         try:
             return routes.operation_of(request)
@@ -128,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             length = len(answer.body) if answer.length is None else answer.length
             self.send_header("Content-Length", str(length))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self._send_body(answer)

@@ -11,7 +11,7 @@ from servers.azure_files.errors import Refused, unknown
 from servers.azure_files.names import check_share
 from servers.azure_files.operation import Call, Operation
 from servers.azure_files.request import Answer, xml
-from servers.azure_files.tree import Account, Directory, Share
+from servers.azure_files.tree import Account, Directory, Share, files_below
 
 _META = frozenset({"x-ms-meta-"})
 _SNAPSHOT = frozenset({"sharesnapshot"})
@@ -97,7 +97,7 @@ def set_properties(call: Call) -> Answer:
 
 def stats(call: Call) -> Answer:
     """Tell how many bytes are stored."""
-    used = sum(file.content.used for file in call.share().files())
+    used = sum(file.content.used for file in files_below(call.share().root))
     return xml(f"<ShareStats><ShareUsageBytes>{used}</ShareUsageBytes></ShareStats>")
 
 

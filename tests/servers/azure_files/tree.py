@@ -154,15 +154,16 @@ class Share:
             raise Refused("ResourceTypeMismatch")
         return node
 
-    def files(self) -> Iterator[File]:
-        """Yield every file."""
-        waiting: list[Node] = [self.root]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, Directory):
-                waiting += node.entries.values()
-            elif isinstance(node, File):
-                yield node
+
+def files_below(node: Node) -> Iterator[File]:
+    """Yield every file in a directory and below, or the file itself."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Directory):
+            waiting += found.entries.values()
+        elif isinstance(found, File):
+            yield found
 
 
 @dataclass
