@@ -1,4 +1,4 @@
-"""One Azurite and one Prefect server for all the tests of a run, whatever worker runs them."""
+"""One server of each kind for all the tests of a run, whatever worker runs them."""
 # ruff: noqa: E402  Prefect reads its settings when it is first imported: they come first here
 
 import os
@@ -26,8 +26,10 @@ from typing import Any
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
+from servers import azure_files as azure_files_server
 from servers import azurite as azurite_server
 from servers import prefect_server
+from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
 from servers.prefect_server import PrefectServer
 
@@ -52,7 +54,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 pytest.register_assert_rewrite("prefect_datastores.testing")
-_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer]]()
+_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer, AzureFiles]]()
 _RUNS_NO_TEST = ("collectonly", "help", "version", "markers", "showfixtures", "setupplan")
 
 
@@ -65,7 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         try:
             folder = _folder_of_servers()
-            servers = (azurite_server.start(folder), prefect_server.start(folder))
+            servers = (
+                azurite_server.start(folder),
+                prefect_server.start(folder),
+                azure_files_server.start(folder, token="a-token-of-the-tests"),
+            )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
         # At exit, and not sooner: Prefect still sends logs and events when its process ends.
@@ -105,3 +111,23 @@ def container(azurite: Azurite) -> Iterator[ContainerClient]:
         made = service.create_container(f"test-{uuid.uuid4().hex}")
         yield made
         made.delete_container()
+
+
+@pytest.fixture(scope="session")
+def azure_files(pytestconfig: pytest.Config) -> AzureFiles:
+    """The run's server of Azure Files, ready; it takes its key and its token."""
+    running = pytestconfig.stash[_SERVERS][2]
+    running.server.wait_until_ready()
+    return running
+
+
+@pytest.fixture
+def share(azure_files: AzureFiles) -> Iterator[str]:
+    """The name of a new, empty share."""
+    from azure.storage.fileshare import ShareServiceClient  # takes half a second of every worker
+
+    credential = {"account_name": azure_files.account, "account_key": azure_files.key}
+    with ShareServiceClient(azure_files.url, credential=credential) as service:
+        made = service.create_share(f"test-{uuid.uuid4().hex}")
+        yield made.share_name
+        made.delete_share(delete_snapshots=True)
