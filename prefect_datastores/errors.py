@@ -109,6 +109,10 @@ class TransferError(DatastoreError, OSError):
     """An object could not be moved whole."""
 
 
+class FolderMissing(ObjectNotFound):
+    """The folder in which something is to be does not exist."""
+
+
 class PlaceTaken(TransferError):
     """A folder stands where a file is to be written, or a file where a folder is needed."""
 

@@ -205,6 +205,14 @@ class NameRules:
     case_sensitive: bool = True
     normalizes_unicode: bool = False
     strips_trailing_dots: bool = False
+    refused_characters: frozenset[str] = frozenset()
+
+    def fault(self, component: str) -> str | None:
+        """Say why the place cannot hold a component as it is; None when it can."""
+        if self.strips_trailing_dots and component.endswith("."):
+            return "has a component that ends in '.', which the service strips"
+        found = "".join(sorted(self.refused_characters.intersection(component)))
+        return f"has {found!r}, which the service refuses" if found else None
 
     def key(self, component: str) -> str:
         """Return what the place files the component under."""
@@ -235,7 +243,7 @@ class NameCheck:
         key = tuple(map(self.rules.key, path))
         shown = "/".join(path)
         if not folder:
-            self._look_for_dots(path, shown)
+            self._look(path, shown)
             if (other := self._files.get(key)) is not None:
                 self.collisions.append(f"{other!r} and {shown!r} would be one file.")
             elif key in self._folders:
@@ -254,11 +262,9 @@ class NameCheck:
                 self.collisions.append(f"{where!r} would be a file and a folder at once.")
             self._folders[key[:depth]] = path[:depth]
 
-    def _look_for_dots(self, path: tuple[str, ...], shown: str) -> None:
-        if self.rules.strips_trailing_dots and any(part.endswith(".") for part in path):
-            self.unsafe.append(
-                f"The name {shown!r} has a component that ends in '.', which the service strips."
-            )
+    def _look(self, path: tuple[str, ...], shown: str) -> None:
+        if fault := next(filter(None, map(self.rules.fault, path)), None):
+            self.unsafe.append(f"The name {shown!r} {fault}.")
 
     def raise_faults(self, where: str) -> None:
         """Raise when any name was refused.
@@ -311,7 +317,7 @@ class OrderedNameCheck(NameCheck):
                 self._begun.remove(other)  # said once
                 break
         if not folder:
-            self._look_for_dots(path, shown)
+            self._look(path, shown)
             self._begun.append(shown)
 
 

@@ -36,15 +36,15 @@ from prefect_datastores.errors import (
     PlaceTaken,
     SourceChanged,
 )
-from prefect_datastores.names import ObjectName
+from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.base import (
     ObjectInfo,
     ObjectStore,
     Page,
     Writing,
-    list_objects,
     part_size,
 )
+from prefect_datastores.stores.listed import list_objects
 
 ODD_NAMES = (
     "a b",
@@ -277,7 +277,8 @@ class StoreContract:
         put(store, "a", content)
         expected = md5_of(content) if store.capabilities.stores_digest else None
         assert store.head(ObjectName("a")).digest == expected
-        assert store.list_page("").objects[0].digest == expected
+        listed = store.list_page("").objects[0].digest
+        assert listed == (expected if store.capabilities.lists_digest else None)
 
     def test_parts_may_come_in_any_order(self, store: ObjectStore) -> None:
         content = content_of(_sizes(store)["many parts"])
@@ -417,7 +418,7 @@ class StoreContract:
     # Listing.
 
     def test_a_listing_is_in_name_order(self, store: ObjectStore) -> None:
-        names = ["b", "a/b", "a.txt", "a/a/z", "a-b", "B", "a0", "a/a.txt", "\u00e9", "a b"]
+        names = ["b", "a/b", "a.txt", "a/a/z", "a-b", "C", "a0", "a/a.txt", "\u00e9", "a b"]
         for name in names:
             put(store, name)
         assert names_below(store) == sorted(names)
@@ -680,7 +681,9 @@ class StoreContract:
     # Names.
 
     def test_odd_names_come_back_as_they_were_given(self, store: ObjectStore) -> None:
-        names = [f"odd/{name}" for name in ODD_NAMES]
+        rules = store.name_rules()
+        names = [f"odd/{name}" for name in ODD_NAMES if not _faults(rules, name)]
+        # What a place refuses is refused before it is asked, so that it is never kept as another name.
         for name in names:
             put(store, name, name.encode())
         assert names_below(store, "odd/") == sorted(names)
@@ -693,7 +696,10 @@ class StoreContract:
         assert [info for info in list_objects(store, "odd/") if not info.is_marker] == []
 
     def test_names_that_look_alike_are_other_objects(self, store: ObjectStore) -> None:
-        names = ["%41", "A", "a%2Fb", "a/b", "a+b", "a b", "a%20b", "..a", ".a"]
+        rules = store.name_rules()
+        names = ["%41", "A", "a%2Fb", "a+b", "a b", "a%20b", "..a", ".a"]
+        # Where names are told apart without case, `A` would be the folder of `a/b`.
+        names += ["a/b"] if rules.case_sensitive else ["c/b"]
         for name in names:
             put(store, name, name.encode())
         assert [get(store, name) for name in names] == [name.encode() for name in names]
@@ -765,6 +771,10 @@ class StoreContract:
         seen = [result for result in done if isinstance(result, bytes)]
         assert len(seen) == _THREADS
         assert set(seen) <= set(versions)
+
+
+def _faults(rules: NameRules, name: str) -> list[str]:
+    return [fault for part in name.split("/") if (fault := rules.fault(part))]
 
 
 def _one_won(done: Sequence[object], store: ObjectStore, name: str = "a") -> None:

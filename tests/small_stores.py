@@ -1,6 +1,7 @@
 """Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.local import LocalStore
+from prefect_datastores.stores.share import ShareStore
 from prefect_datastores.workspaces import is_part
 
 PART = 64 * 1024
@@ -17,8 +19,18 @@ class SmallBlobStore(BlobStore):
     """Blobs in short parts."""
 
     capabilities = Capabilities(
-        kind="small blobs", stores_digest=True, part_size=PART, begins_ahead=True
+        kind="small blobs",
+        stores_digest=True,
+        part_size=PART,
+        begins_ahead=True,
+        commits_ahead=True,
     )
+
+
+class SmallShareStore(ShareStore):
+    """Files of a share in short parts."""
+
+    capabilities = replace(ShareStore.capabilities, part_size=PART)
 
 
 class SmallLocalStore(LocalStore):

@@ -37,7 +37,9 @@ REPLACE = DownloadRequest(overwrite="replace")
 class Answering(Around):
     """A store whose answers are under way until they are wanted, and that keeps the books of them."""
 
-    capabilities = Capabilities("a service", stores_digest=True, part_size=2**20, begins_ahead=True)
+    capabilities = Capabilities(
+        "a service", stores_digest=True, part_size=2**20, begins_ahead=True, commits_ahead=True
+    )
 
     def __init__(self, content: dict[str, bytes]) -> None:
         super().__init__(MemoryStore())

@@ -29,8 +29,9 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores import listing
-from prefect_datastores.stores.base import Page, list_objects
+from prefect_datastores.stores.base import Page
 from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.signing import KeySigner, Request
 from prefect_datastores.testing import content_of, put
 

@@ -74,7 +74,12 @@ class Paged(SmallBlobStore):
     """Lists two objects a page."""
 
     capabilities = Capabilities(
-        "pages of two", stores_digest=True, part_size=PART, page_size=2, begins_ahead=True
+        "pages of two",
+        stores_digest=True,
+        part_size=PART,
+        page_size=2,
+        begins_ahead=True,
+        commits_ahead=True,
     )
 
 

@@ -37,7 +37,7 @@ from prefect_datastores import AzureBlobDatastore, stage
 from prefect_datastores.stores.base import Capabilities
 from prefect_datastores.stores.blob import BlobStore
 
-BlobStore.capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=int(sys.argv[2]), begins_ahead=True)
+BlobStore.capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=int(sys.argv[2]), begins_ahead=True, commits_ahead=True)
 store = AzureBlobDatastore(**json.loads(sys.argv[1]))
 data = store.path("data")
 raised = []

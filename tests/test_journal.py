@@ -521,7 +521,7 @@ from prefect_datastores.stores import blob
 from prefect_datastores.stores.base import Capabilities
 url, container, account, key, most = sys.argv[3:]
 class Small(blob.BlobStore):
-    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True)
+    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True, commits_ahead=True)
 write_part, sent = blob._BlobWriting.write_part, 0
 def writing(self, *part):
     global sent
@@ -686,7 +686,7 @@ if mode != "known owners":
 if mode == "locks for all":
     fcntl.flock = lambda *_: None
 class Small(BlobStore):
-    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True)
+    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True, commits_ahead=True)
 store = Small(url, container, account_key=key)
 store.check_root()
 wait()

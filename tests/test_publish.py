@@ -60,7 +60,8 @@ from prefect_datastores.staging.published import objects, pointer_of
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Page, Writing, list_objects
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Page, Writing
+from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
 from prefect_datastores.testing import at_once, content_of, get, names_below, put

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
+from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
-from small_stores import SmallBlobStore
+from small_stores import SmallBlobStore, SmallShareStore
 
 from prefect_datastores.errors import ContainerNotFound, DatastoreError
 from prefect_datastores.names import ObjectName
@@ -42,6 +43,19 @@ def missing_blob_store(azurite: Azurite) -> Iterator[BlobStore]:
     with BlobServiceClient(azurite.url, credential=credential) as service:
         for made in service.list_containers(name_starts_with=name):
             service.delete_container(made.name)
+
+
+class TestShareStore(StoreContract):
+    @pytest.fixture
+    def store(self, azure_files: AzureFiles, share: str) -> Iterator[ObjectStore]:
+        with closing(SmallShareStore(azure_files.url, share, account_key=azure_files.key)) as store:
+            yield store
+
+    @pytest.fixture
+    def missing_store(self, azure_files: AzureFiles) -> Iterator[ObjectStore]:
+        name = f"missing-{uuid.uuid4().hex}"
+        with closing(SmallShareStore(azure_files.url, name, account_key=azure_files.key)) as store:
+            yield store
 
 
 class TestMemoryStore(StoreContract):

@@ -1093,7 +1093,7 @@ from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import Capabilities
 from prefect_datastores.stores.blob import BlobStore
 class Store(BlobStore):
-    capabilities = Capabilities(kind="small", stores_digest=True, part_size=64 * 1024, begins_ahead=True)
+    capabilities = Capabilities(kind="small", stores_digest=True, part_size=64 * 1024, begins_ahead=True, commits_ahead=True)
 source, url, container, key, rule = sys.argv[3:]
 store = Store(url, container, account_key=key)
 store.check_root()

@@ -19,6 +19,7 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
     PartLost,
+    SourceChanged,
     StageFailed,
     TransferCancelled,
 )
@@ -252,7 +253,7 @@ def _no_digest(name: str, store: ObjectStore) -> IntegrityError:
         held = f"{store.url} keeps no MD5 of anything, so none of {name!r}"
         mend = "Leave require_digest out for this datastore"
     return IntegrityError(
-        f"{held}, and require_digest=True asks for one; it was not fetched. {mend}: its length alone is checked then."
+        f"{held}, and require_digest=True asks for one; it was not kept. {mend}: its length alone is checked then."
     )
 
 
@@ -272,7 +273,10 @@ class _Fetching:
         self._keep_times, self._require_digest = request.keep_times, request.require_digest
         self._resumption, self._cache, self._failed = resumption, cache, False
         self._wait, capabilities = wait, store.capabilities
-        self._begins_ahead = capabilities.begins_ahead
+        self._begins_ahead, self._lists_digest = (
+            capabilities.begins_ahead,
+            capabilities.lists_digest,
+        )
         self._small = min(SMALL, capabilities.part_size)
 
     def __enter__(self) -> _Fetching:
@@ -286,7 +290,7 @@ class _Fetching:
         info = item.info
         if not self._begins_ahead or item.verdict != "move" or not 0 < info.size <= self._small:
             return None
-        if self._require_digest and info.digest is None:
+        if self._lacks_digest(info):
             return None
         if self._cache is not None and self._cache.holds(self._store.url, info):
             return None
@@ -307,7 +311,7 @@ class _Fetching:
         )
         if item.verdict == "keep":
             return row._replace(action="skipped", verified="")
-        if self._require_digest and item.info.digest is None and item.info.size:
+        if self._lacks_digest(item.info) and item.info.size:
             raise _no_digest(item.info.name, self._store)
         if item.verdict == "compare" and self._is_same(item, lanes):
             lanes.progress.moved(item.info.size)
@@ -332,18 +336,33 @@ class _Fetching:
                     raise
             moving.lanes.progress.moved(-moving.item.info.size)
             moving = self._filled(moving.item, moving.lanes, None)
-        verified: Literal["md5", "length"] = "md5" if moving.item.info.digest else "length"
+        verified: Literal["md5", "length"] = "md5" if moving.digest else "length"
         return row._replace(verified=verified, cached=moving.cached)
+
+    def _lacks_digest(self, info: ObjectInfo) -> bool:
+        """Tell whether a digest is required, and there is none."""
+        return self._require_digest and self._lists_digest and info.digest is None
 
     def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
         """Compare digests; without one at the service nothing can be said, so it is fetched again."""
-        if item.info.digest is None:
+        stored = self._stored_digest(item)
+        if stored is None:
             return False
         fd = self._folder.open_read(item.path)
         try:
-            return md5_of_file(fd, lanes.cancellation) == item.info.digest
+            return md5_of_file(fd, lanes.cancellation) == stored
         finally:
             os.close(fd)
+
+    def _stored_digest(self, item: Fetch) -> bytes | None:
+        """Return the digest that the service holds of an object, and ask for it where a listing does not tell."""
+        info = item.info
+        if info.digest is not None or self._lists_digest or not info.size:
+            return info.digest
+        now = self._store.head(item.name)
+        if now.etag != info.etag:
+            raise SourceChanged(f"{info.name!r} changed since it was listed; download again.")
+        return now.digest
 
     def _filled(self, item: Fetch, lanes: Lanes, begun: _Begun | None) -> _Moving:
         """Fetch an object, once more where it was damaged on its way."""
@@ -364,13 +383,17 @@ class _Fetching:
             raise
         try:
             if not (entry and entry.gave(moving.receiving.part)):
-                came = begun.take() if begun is not None and not moving.cached else None
+                came = begun.take(moving) if begun is not None and not moving.cached else None
                 digest = self._fill(moving, came)
-                if item.info.digest not in {None, digest}:
+                if not moving.was_told:  # all of it was here
+                    moving.digest = self._stored_digest(item)
+                if moving.digest not in {None, digest}:
                     raise _Damaged(
                         f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
                         "published. It was damaged on its way, or stored damaged."
                     )
+            if self._require_digest and moving.digest is None and item.info.size:
+                moving.digest = self._required_digest(item)
             times = (item.info.modified,) * 2 if self._keep_times and item.info.modified else None
             moving.receiving.part.seal(times, read_only=entry is not None and entry.links)
         except BaseException as error:
@@ -379,6 +402,12 @@ class _Fetching:
             self.give_up(moving, error)
             raise
         return moving
+
+    def _required_digest(self, item: Fetch) -> bytes:
+        digest = self._stored_digest(item)
+        if digest is None:
+            raise _no_digest(item.info.name, self._store)
+        return digest
 
     def _publish(self, moving: _Moving) -> None:
         entry, part = moving.entry, moving.receiving.part
@@ -421,7 +450,7 @@ class _Fetching:
             receiving.came(0, came)
             lanes.progress.moved(len(came))
             return hashlib.md5(came, usedforsecurity=False).digest()
-        wants_digest = item.info.digest is not None
+        wants_digest = item.info.digest is not None or not self._lists_digest
         digest = RunningDigest(receiving.part.read_at, lanes.cancellation, lanes.memory.give)
 
         def bring(offset: int, memory: memoryview) -> None:
@@ -429,7 +458,9 @@ class _Fetching:
             if receiving.has(offset, memory):
                 return
             if not (entry and entry.read_into(offset, memory)):
-                self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+                told = self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
+                if wants_digest:
+                    moving.tell(told)
             receiving.came(offset, memory)
 
         def one(offset: int, memory: memoryview) -> None:
@@ -457,6 +488,14 @@ class _Moving:
     ) -> None:
         self.item, self.lanes, self.receiving, self.entry = item, lanes, receiving, entry
         self.cached = entry is not None and entry.fd is not None
+        self.digest = item.info.digest
+        self.was_told = item.info.digest is not None
+        """Whether it is known which digest the service holds, if any."""
+
+    def tell(self, digest: bytes | None) -> None:
+        """Take note of the digest that the service told with its bytes; a listing's comes first."""
+        if not self.was_told:
+            self.digest, self.was_told = digest, True
 
     def close(self) -> None:
         """Let go of the entry of the cache."""
@@ -512,23 +551,23 @@ class _Begun:
         item: Fetch,
         lanes: Lanes,
         memory: memoryview,
-        reading: Pending[None],
+        reading: Pending[bytes | None],
     ) -> None:
         self._fetching, self._item, self._lanes = fetching, item, lanes
         self._memory: memoryview | None = memory
-        self._reading: Pending[None] | None = reading
+        self._reading: Pending[bytes | None] | None = reading
 
     @property
     def is_under_way(self) -> bool:
         """Whether it was really asked for."""
         return self._reading is not None and self._reading.is_under_way
 
-    def take(self) -> memoryview | None:
+    def take(self, moving: _Moving) -> memoryview | None:
         """Return the content once it came, and None where it was taken already."""
         reading, self._reading = self._reading, None
         if reading is None:
             return None
-        reading.finish()
+        moving.tell(reading.finish())
         return self._memory
 
     def finish(self) -> Done:

@@ -59,7 +59,6 @@ from prefect_datastores.stores.base import (
     ObjectStore,
     Pending,
     Writing,
-    list_objects,
 )
 from prefect_datastores.stores.decorated import (
     Ahead,
@@ -69,6 +68,7 @@ from prefect_datastores.stores.decorated import (
     Result,
     Wrapped,
 )
+from prefect_datastores.stores.listed import list_objects
 
 _log = logging.getLogger("prefect_datastores.staging")
 _KEPT_SECONDS = 24 * 3600.0  # a reader of what a generation replaced has that time to end

@@ -18,7 +18,8 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import ObjectName, folder_prefix, join, parents
 from prefect_datastores.staging.generations import DATA, LONGEST_POINTER, POINTER, Pointer, damaged
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, list_objects
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore
+from prefect_datastores.stores.listed import list_objects
 
 _MARK = ".pds-"  # what the names of pointers and data have in common
 _TURNS = 3  # publishes that may come while one pointer is read

@@ -47,9 +47,9 @@ from prefect_datastores.stores.base import (
     ObjectStore,
     Pending,
     Writing,
-    list_objects,
     part_size,
 )
+from prefect_datastores.stores.listed import list_objects
 
 _log = logging.getLogger("prefect_datastores.staging")
 _OVERTAKEN = 3  # times that another writer of the same object may come first
@@ -172,7 +172,7 @@ class _Sending:
     def begin(self, item: Send, lanes: Lanes) -> _Begun | None:
         """Send a small file, so that others can be sent before the service answers."""
         size, capabilities = item.source.size, self._store.capabilities
-        if not capabilities.begins_ahead or item.verdict != "move":
+        if not capabilities.commits_ahead or item.verdict != "move":
             return None
         if size > min(SMALL, capabilities.part_size):
             return None

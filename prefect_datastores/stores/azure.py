@@ -20,9 +20,11 @@ from prefect_datastores.errors import (
     ContainerNotFound,
     CredentialExpired,
     DatastoreError,
+    FolderMissing,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     ServiceBusy,
     SourceChanged,
     TransferError,
@@ -50,6 +52,15 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     ),
     # A commit drops all blocks that it does not name: those of every other writer.
     "InvalidBlockList": (SourceChanged, "was committed by another writer meanwhile"),
+    "ParentNotFound": (FolderMissing, "is in a folder that does not exist"),
+    "ResourceAlreadyExists": (ObjectExists, "exists already"),
+    "ResourceTypeMismatch": (PlaceTaken, "is a folder, or a file is where a folder is needed"),
+    "DirectoryNotEmpty": (ObjectExists, "is not empty"),
+    "ShareAlreadyExists": (ObjectExists, "exists already"),
+    "ShareBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
+    "SharingViolation": (TransferError, "is held open by an SMB client; close it there"),
+    "FileLockConflict": (TransferError, "is locked by an SMB client; close it there"),
+    "ReadOnlyAttribute": (TransferError, "is marked read-only; take the mark off"),
     "Md5Mismatch": (IntegrityError, "was damaged on its way to the service"),
 }
 _BY_STATUS: dict[int, tuple[type[DatastoreError], str]] = {
@@ -73,13 +84,20 @@ class Fault:
 class AzureService:
     """One container (or share) of an account; used by many threads at once."""
 
-    def __init__(self, account_url: str, container: str, signer: Signer) -> None:
-        """Name the container; nothing is connected before the first request."""
+    def __init__(
+        self,
+        account_url: str,
+        container: str,
+        signer: Signer,
+        headers: Mapping[str, str] = _NONE,
+    ) -> None:
+        """Name the container; nothing is connected before the first request. Each has `headers`."""
         account_url = account_url.rstrip("/")
         self.account_url, self.container = account_url, container
         self.url = f"{account_url}/{container}"
         self._path = f"{urlsplit(account_url).path}/{container}"
         self._signer = signer
+        self._headers = {"x-ms-version": _VERSION, "User-Agent": _AGENT, **headers}
         self._http = HttpClient(account_url)
 
     def request(
@@ -110,13 +128,18 @@ class AzureService:
         path = f"{self._path}/{quote(name, safe='~/')}" if name else self._path
         given = {
             "x-ms-date": _date(int(time.time())),
-            "x-ms-version": _VERSION,
-            "User-Agent": _AGENT,
+            **self._headers,
             **headers,
         }
         target, signed = self._signer.sign(Request(method, path, query, given, len(body)))
         exchange = self._http.begin(method, target, signed, body)
         return Asked(self, exchange, signed, (method, name, query, headers, body))
+
+    def signed_url(self, name: str) -> str:
+        """Return the whole URL of an object, signed where its signature is part of it (a SAS)."""
+        path = f"{self._path}/{quote(name, safe='~/')}"
+        target, _ = self._signer.sign(Request("GET", path, (), {}))
+        return f"{self._http.origin}{target}"
 
     def is_ready(self) -> bool:
         """Tell whether a request could be sent at once; if not, connections are made meanwhile."""
@@ -126,9 +149,12 @@ class AzureService:
         """Tell whether another try may be signed better than the one that was refused."""
         return self._signer.renew(answer.headers.get("www-authenticate", ""), signed)
 
-    def refusal(self, answer: Answer, name: str) -> DatastoreError:
+    def refusal(self, answer: Answer, method: str, name: str) -> DatastoreError:
         """Return what an answer says that is none of the good ones."""
-        return self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
+        error = self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
+        if isinstance(error, PlaceTaken) and method in {"GET", "HEAD"}:
+            return ObjectNotFound(str(error))  # a folder is no object
+        return error
 
     def interrupt(self) -> None:
         """Break the requests that are under way."""
@@ -208,7 +234,7 @@ class Asked:
             answer = again._exchange.finish(receive)  # noqa: SLF001 - the same, once more
             if answer.status < 300:  # noqa: PLR2004
                 return answer
-        raise self._service.refusal(answer, self._request[1])
+        raise self._service.refusal(answer, *self._request[:2])
 
     def drop(self) -> None:
         """Do not wait for the answer; whether the request is carried out is unknown."""

@@ -7,11 +7,11 @@ never code inside a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from prefect_datastores.errors import IntegrityError, TransferError
+from prefect_datastores.errors import TransferError
 from prefect_datastores.names import NameRules, ObjectName
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -56,12 +56,21 @@ class Capabilities:
 
     kind: str
     stores_digest: bool = False
+    lists_digest: bool = True
+    """A listing tells the digests that are stored; else only a HEAD and a read do."""
     part_size: int = 4 * 2**20
+    max_part_size: int = (
+        4000 * 2**20
+    )  # the largest block of a block blob, service version 2019-12-12
     max_parts: int = 50_000
     page_size: int = 5000
     is_remote: bool = True
     begins_ahead: bool = False
-    """Requests that are begun are under way before they are finished."""
+    """Reads that are begun are under way before they are finished."""
+    commits_ahead: bool = False
+    """And so are commits."""
+    lists_by_folder: bool = False
+    """A listing is of one folder; one of all below it is made of many."""
     has_folders: bool = False
     """Folders are things of their own, which stay when empty and get another name in one step."""
 
@@ -203,8 +212,10 @@ class ObjectStore(Protocol):
 
     def read_into(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> None:
+    ) -> bytes | None:
         """Fill the whole of `buffer` from `offset` of the version whose ETag is `pin`.
+
+        Return the MD5 of the whole object where the service told it with the bytes.
 
         Raises:
             SourceChanged: the object is no longer that version.
@@ -214,7 +225,7 @@ class ObjectStore(Protocol):
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> Pending[None]:
+    ) -> Pending[bytes | None]:
         """Ask for what `read_into` fills `buffer` with; it is filled when the answer is finished."""
 
     def begin_write(
@@ -295,40 +306,8 @@ def part_size(capabilities: Capabilities, size: int) -> int:
     usual = capabilities.part_size
     needed = -(-size // capabilities.max_parts)
     chosen = max(usual, -(-needed // usual) * usual)
-    if chosen > 4000 * 2**20:  # the largest block of a block blob, service version 2019-12-12
+    if chosen > capabilities.max_part_size:
         raise TransferError(
             f"An object of {size} bytes is larger than {capabilities.kind} can hold."
         )
     return chosen
-
-
-def list_objects(
-    store: ObjectStore, prefix: str, *, limit: int | None = None, page_size: int | None = None
-) -> Iterator[ObjectInfo]:
-    """Give every object below `prefix`, page by page; a fault ends the listing with an error.
-
-    `limit` ends it after so many objects; `page_size` is how many are asked for at once.
-
-    Raises:
-        IntegrityError: the service repeats a marker, which would never end.
-    """
-    marker: str | None = None
-    seen: set[str] = set()
-    left = limit
-    while True:
-        most = min(store.capabilities.page_size, page_size or store.capabilities.page_size)
-        page = store.list_page(prefix, marker=marker, limit=min(most, left or most))
-        for item in page.objects:
-            yield item
-            if left is not None:
-                left -= 1
-                if left <= 0:
-                    return
-        marker = page.marker
-        if marker is None:
-            return
-        if marker in seen:
-            raise IntegrityError(
-                f"The listing of {store.url} below {prefix!r} repeats itself: it has no end."
-            )
-        seen.add(marker)

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
     IntegrityError,
@@ -20,8 +20,8 @@ from prefect_datastores.errors import (
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
-from prefect_datastores.stores.connection import Answer, Head, Receive
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
+from prefect_datastores.stores.ranges import Asking, Reading
 from prefect_datastores.stores.signing import signer_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ class BlobStore(NoFolders):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
     capabilities = Capabilities(
-        kind="Azure Blob Storage", stores_digest=True, part_size=4 * 2**20, begins_ahead=True
+        kind="Azure Blob Storage",
+        stores_digest=True,
+        part_size=4 * 2**20,
+        begins_ahead=True,
+        commits_ahead=True,
     )
 
     def __init__(
@@ -118,26 +122,22 @@ class BlobStore(NoFolders):
 
     def read_into(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> None:
+    ) -> bytes | None:
         """Fill `buffer` from one version."""
-        if buffer:  # a range has at least one byte
-            self._reading(name, offset, buffer, pin, ahead=False).finish()
+        # A range has at least one byte.
+        return self._reading(name, offset, buffer, pin, ahead=False).finish() if buffer else None
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> _Reading:
+    ) -> Reading:
         """Ask for a range, which has at least one byte."""
         return self._reading(name, offset, buffer, pin, ahead=True)
 
     def _reading(
         self, name: ObjectName, offset: int, buffer: memoryview, pin: str | None, *, ahead: bool
-    ) -> _Reading:
-        span = f"{offset}-{offset + len(buffer) - 1}"
-        headers = {"x-ms-range": f"bytes={span}"}
-        if pin:
-            headers["If-Match"] = pin
-        asking = _Asking(self._service, ("GET", name, (), headers), ahead=ahead)
-        return _Reading(asking, buffer, f"bytes {span}/", f"{self.url}/{name}")
+    ) -> Reading:
+        headers = {"If-Match": pin} if pin else {}
+        return Reading(self._service, name, offset, buffer, headers, ahead=ahead)
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
@@ -156,60 +156,6 @@ class BlobStore(NoFolders):
     def close(self) -> None:
         """Let go of connections."""
         self._service.close()
-
-
-class _Asking:
-    """A request that is sent ahead where there is a connection for it, and else when its answer is wanted."""
-
-    __slots__ = ("_asked", "_request", "_service")
-
-    def __init__(self, service: AzureService, request: tuple[Any, ...], *, ahead: bool) -> None:
-        self._service, self._request = service, request
-        self._asked = service.begin(*request) if ahead and service.is_ready() else None
-
-    @property
-    def is_under_way(self) -> bool:
-        return self._asked is not None
-
-    def finish(self, receive: Receive | None = None) -> Answer:
-        asked = self._asked or self._service.begin(*self._request)
-        return asked.finish(receive)
-
-    def drop(self) -> None:
-        if self._asked is not None:
-            self._asked.drop()
-
-
-class _Reading:
-    """A range that was asked for, and is still to come."""
-
-    __slots__ = ("_asked", "_buffer", "_span", "_where", "drop")
-
-    def __init__(self, asked: _Asking, buffer: memoryview, span: str, where: str) -> None:
-        self._asked, self._buffer = asked, buffer
-        self._span, self._where = span, where
-        self.drop = asked.drop
-
-    @property
-    def is_under_way(self) -> bool:
-        return self._asked.is_under_way
-
-    def finish(self) -> None:
-        if self._asked.finish(self._receive).status != 206:  # noqa: PLR2004
-            raise self._other_range()
-
-    def _receive(self, head: Head) -> memoryview | None:
-        status, given, _ = head
-        if status >= 300:  # noqa: PLR2004 - an error says so by itself
-            return None
-        length = str(len(self._buffer))
-        is_span = given.get("content-range", "").startswith(self._span)
-        if not is_span or given.get("content-length", length) != length:
-            raise self._other_range()
-        return self._buffer
-
-    def _other_range(self) -> IntegrityError:
-        return IntegrityError(f"{self._where} gave another range than the one asked for.")
 
 
 class _BlobWriting:
@@ -276,12 +222,10 @@ class _BlobWriting:
             return self._put_block_list(given, digest, ahead=ahead)
         # The part is the whole, so its digest on the way is the one that is kept.
         given |= {"x-ms-blob-type": "BlockBlob", "Content-MD5": whole}
-        asking = _Asking(
-            self._service, ("PUT", self._name, (), given, self._only_part), ahead=ahead
-        )
+        asking = Asking(self._service, ("PUT", self._name, (), given, self._only_part), ahead=ahead)
         return _Committing(self, asking, digest)
 
-    def committed(self, asked: _Asking, digest: bytes) -> ObjectInfo:
+    def committed(self, asked: Asking, digest: bytes) -> ObjectInfo:
         """Return what is stored now."""
         try:
             headers = asked.finish().headers
@@ -301,7 +245,7 @@ class _BlobWriting:
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
         more = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
         query = (("comp", "blocklist"),)
-        asking = _Asking(
+        asking = Asking(
             self._service, ("PUT", self._name, query, {**headers, **more}, body), ahead=ahead
         )
         return _Committing(self, asking, digest)
@@ -317,7 +261,7 @@ class _Committing:
 
     __slots__ = ("_asked", "_digest", "_writing", "drop")
 
-    def __init__(self, writing: _BlobWriting, asked: _Asking, digest: bytes) -> None:
+    def __init__(self, writing: _BlobWriting, asked: Asking, digest: bytes) -> None:
         self._writing, self._asked, self._digest = writing, asked, digest
         self.drop = asked.drop
 

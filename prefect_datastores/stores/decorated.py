@@ -151,9 +151,9 @@ class DecoratedStore(ABC):
 
     def read_into(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> None:
+    ) -> bytes | None:
         """Fill `buffer` from one version; a try begins at the first byte again."""
-        self._around(
+        return self._around(
             "read",
             lambda: self._inner.read_into(name, offset, buffer, pin=pin),
             size=len(buffer),
@@ -162,7 +162,7 @@ class DecoratedStore(ABC):
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> Pending[None]:
+    ) -> Pending[bytes | None]:
         """Ask for what `read_into` fills `buffer` with."""
         return self._ahead(
             "read",

@@ -59,7 +59,7 @@ class HttpClient:
         split = urlsplit(url)
         self._url, self._timeouts = url, timeouts or Timeouts()
         self._host, self._port = address_of(split)
-        self._origin = f"{split.scheme}://{split.netloc}"
+        self.origin = f"{split.scheme}://{split.netloc}"
         self._proxy = proxy_for(split)
         self._tls = tls_context() if split.scheme == "https" else None
         self._to_proxy = self._proxy if self._tls is None else None
@@ -152,12 +152,12 @@ class HttpClient:
         with _Breaking(self, connection):
             connection.send(head, body)
         debug = _log.isEnabledFor(logging.DEBUG)
-        shown = scrub(f"{method} {self._origin}{target}") if debug else ""
+        shown = scrub(f"{method} {self.origin}{target}") if debug else ""
         return Exchange(self, connection, method, shown)
 
     def _head(self, method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
         if self._to_proxy is not None:  # a plain proxy wants to know where to go
-            target = f"{self._origin}{target}"
+            target = f"{self.origin}{target}"
             headers = {**self._to_proxy.headers, **headers}
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         if length or method not in _WITHOUT_BODY:

@@ -1,0 +1,453 @@
+"""Files of one Azure file share, by the documented protocol of Azure Files.
+
+The service knows no conditional requests and no staged parts. So a file is written under a name of
+its own in a hidden folder of the share, and renamed: which makes a new file only where none is, or
+replaces one whole. Versions are compared before, under a lock of this process.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from prefect_datastores.errors import (
+    DatastoreError,
+    FolderMissing,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    PartLost,
+    PlaceTaken,
+    SourceChanged,
+)
+from prefect_datastores.names import NameRules, ObjectName, parents
+from prefect_datastores.stores.azure import AzureService
+from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, Page
+from prefect_datastores.stores.connection import Answer
+from prefect_datastores.stores.entries import entries_of, moment_of, quoted
+from prefect_datastores.stores.listed import in_order
+from prefect_datastores.stores.listing import digest_of
+from prefect_datastores.stores.ranges import Reading
+from prefect_datastores.stores.signing import signer_of
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+_VERSION = "2026-02-06"  # the first in which a file is made with its content, up to 4 MiB
+_RANGE = 4 * 2**20  # the most that one request may write
+_LARGEST = 4 * 2**40
+_UNFINISHED = ".pds-unfinished"
+_SHARE = (("restype", "share"),)
+_DIRECTORY = (("restype", "directory"),)
+# "Naming and referencing shares, directories, files, and metadata", in Azure Files' reference.
+_REFUSED = frozenset('"\\/:|<>*?') | frozenset(map(chr, range(32))) | {"\x7f"}
+_LOCKS = 64
+_WRITTEN = "x-ms-file-last-write-time"
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class ShareStore:
+    """One share. Reads are pinned to a version, ranges carry an MD5, a rename makes a file visible."""
+
+    capabilities = Capabilities(
+        kind="Azure Files",
+        stores_digest=True,
+        lists_digest=False,
+        part_size=_RANGE,
+        max_part_size=_RANGE,
+        max_parts=_LARGEST // _RANGE,
+        begins_ahead=True,
+        lists_by_folder=True,
+        has_folders=True,
+    )
+
+    def __init__(
+        self,
+        account_url: str,
+        share: str,
+        *,
+        account_name: str | None = None,
+        account_key: str | None = None,
+        sas_token: str | None = None,
+        token: TokenCredential | None = None,
+        allow_trailing_dots: bool = False,
+    ) -> None:
+        """Name the share; no request is made before the first use.
+
+        Raises:
+            ConfigurationError: the address is none.
+            AuthenticationFailed: the account key is none.
+        """
+        signer = signer_of(
+            account_url, account_name, account_key=account_key, sas_token=sas_token, token=token
+        )
+        headers = {"x-ms-version": _VERSION}
+        if token:
+            headers["x-ms-file-request-intent"] = "backup"  # which a token needs
+        if allow_trailing_dots:
+            headers["x-ms-allow-trailing-dot"] = "true"
+        self._dots = allow_trailing_dots
+        self.service = AzureService(account_url, share, signer, headers)
+        self.url = self.service.url
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+
+    def name_rules(self) -> NameRules:
+        """Tell names apart as Windows does, and not by dots at their end unless those are allowed."""
+        return NameRules(
+            case_sensitive=False,
+            strips_trailing_dots=not self._dots,
+            refused_characters=_REFUSED,
+        )
+
+    def create_root(self) -> None:
+        """Make the share unless it exists."""
+        with contextlib.suppress(ObjectExists):
+            self.service.request("PUT", query=_SHARE)
+
+    def check_root(self) -> None:
+        """Raise unless the share exists and can be listed."""
+        self.list_page("", recursive=False, limit=1)
+
+    def check_write(self, name: ObjectName) -> None:
+        """Make an empty file in the hidden folder, and delete it."""
+        self.delete_unfinished(self.new_file(0)[0])
+
+    # -- listing --------------------------------------------------------------------------------
+
+    def list_page(
+        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
+    ) -> Page:
+        """Return one page; one of all folders below takes a request for each (`list_objects` is quicker)."""
+        if not recursive:
+            return self._list_folder(prefix, marker, limit)
+        with contextlib.closing(in_order(self, prefix, marker)) as below:
+            found = tuple(islice(below, limit + 1))
+        more = found[limit - 1].name if len(found) > limit else None
+        return Page(found[:limit], (), more)
+
+    def _list_folder(self, prefix: str, marker: str | None, limit: int) -> Page:
+        folder, _, begin = prefix.rpartition("/")
+        asked = {"prefix": begin, "marker": marker or "", "maxresults": str(limit)}
+        query = (
+            *_DIRECTORY,
+            ("comp", "list"),
+            ("include", "Timestamps,Etag"),
+            *((key, value) for key, value in asked.items() if value),
+        )
+        headers = {"x-ms-file-extended-info": "true"}
+        try:
+            body = self.service.request("GET", folder, query, headers).body
+        except ObjectNotFound:  # gone, or a file
+            return Page()
+        found = entries_of(body)
+        shown = f"{folder}/" if folder else ""
+        files = [
+            ObjectInfo(shown + name, size, _version(etag, written), None, moment_of(written))
+            for name, size, etag, written in found.files
+            if name.startswith(begin)  # the service's prefix knows no case
+        ]
+        folders = [
+            shown + name
+            for name in found.folders
+            if name.startswith(begin) and (shown or name != _UNFINISHED)
+        ]
+        if shown == prefix and folder and not (files or folders or marker or found.marker):
+            files.append(ObjectInfo(prefix, 0, "", is_marker=True))
+        return Page(tuple(files), tuple(folders), found.marker)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return what is known of one file."""
+        headers = self.service.request("HEAD", name).headers
+        return self.info_of(name, headers, headers.get("content-length", ""))
+
+    def info_of(
+        self, name: ObjectName, headers: Mapping[str, str], length: str, digest: bytes | None = None
+    ) -> ObjectInfo:
+        """Return what an answer says of a file."""
+        etag = headers.get("etag", "")
+        written = headers.get(_WRITTEN, "")
+        if not length.isdecimal() or not etag:
+            raise IntegrityError(
+                f"{self.url}/{name} is there, but its length or version was not told; does a proxy drop headers?"
+            )
+        return ObjectInfo(
+            name=str(name),
+            size=int(length),
+            etag=_version(quoted(etag), written),
+            digest=digest or digest_of(headers.get("content-md5", "")),
+            modified=moment_of(written),
+        )
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> bytes | None:
+        """Fill `buffer` from one version."""
+        return self._reading(name, offset, buffer, pin, ahead=False).finish() if buffer else None
+
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Reading:
+        """Ask for a range, which has at least one byte."""
+        return self._reading(name, offset, buffer, pin, ahead=True)
+
+    def _reading(
+        self, name: ObjectName, offset: int, buffer: memoryview, pin: str | None, *, ahead: bool
+    ) -> Reading:
+        def check(headers: Mapping[str, str]) -> None:
+            version = _version(headers.get("etag", ""), headers.get(_WRITTEN, ""))
+            if pin is not None and version != pin:
+                raise SourceChanged(
+                    f"{self.url}/{name} is another version than the one that was asked for."
+                )
+
+        return Reading(self.service, name, offset, buffer, {}, ahead=ahead, check=check)
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> _ShareWriting:
+        """Begin a file, under another name until it is committed."""
+        return _ShareWriting(self, name, size, replaces, if_absent)
+
+    def new_file(
+        self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
+    ) -> tuple[str, str]:
+        """Make a file in the hidden folder, of zeros or with its content; return its name and id."""
+        name = f"{_UNFINISHED}/{secrets.token_hex(12)}"
+        given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
+        if content:
+            given["Content-MD5"] = md5_text(hashlib.md5(content, usedforsecurity=False).digest())
+
+        def make() -> Answer:
+            return self.service.request("PUT", name, (), given, content or b"")
+
+        return name, self._in_folder(name, make).headers.get("x-ms-file-id", "")
+
+    def delete_unfinished(self, name: str) -> None:
+        """Delete a file of the hidden folder; nothing there is fine."""
+        with contextlib.suppress(ObjectNotFound):
+            self.service.request("DELETE", name)
+
+    def rename(
+        self, name: str, to: str, *, replace: bool = False, is_folder: bool = False
+    ) -> Answer:
+        """Give a file or folder another name in one step, and make the folders above it.
+
+        Raises:
+            ObjectNotFound: it is not there.
+            ObjectExists: something stands at `to`, and is not to be replaced.
+            PlaceTaken: a folder stands where a file is to be, or a file where a folder is needed.
+        """
+        query = (*(_DIRECTORY if is_folder else ()), ("comp", "rename"))
+        headers = {
+            "x-ms-file-rename-source": self.service.signed_url(name),
+            "x-ms-file-rename-replace-if-exists": str(replace).lower(),
+        }
+        if self._dots:
+            headers["x-ms-source-allow-trailing-dot"] = "true"
+        return self._in_folder(to, lambda: self.service.request("PUT", to, query, headers))
+
+    def _in_folder(self, name: str, request: Callable[[], Answer]) -> Answer:
+        """Make a request that needs the folders above a name, and make them where they are missing."""
+        try:
+            return request()
+        except FolderMissing:
+            for folder in reversed(list(parents(name))):
+                with contextlib.suppress(ObjectExists):
+                    self.service.request("PUT", folder, _DIRECTORY)
+            return request()
+
+    def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
+        """Delete one file."""
+        with self.changing(name):
+            if pin is not None and self.head(name).etag != pin:
+                raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
+            self.service.request("DELETE", name)
+
+    def changing(self, name: ObjectName) -> threading.Lock:
+        """Return the lock under which a version is compared and then replaced."""
+        return self._locks[hash(str(name).casefold()) % _LOCKS]
+
+    # -- folders --------------------------------------------------------------------------------
+
+    def swaps_folders(self) -> bool:
+        """Tell that the service cannot do that."""
+        return False
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Rename a folder."""
+        try:
+            self.rename(name, to, is_folder=True)
+        except ObjectExists:
+            if not self._is_removed(to):
+                raise PlaceTaken(f"Something stands at {self.url}/{to} already.") from None
+            self.rename(name, to, is_folder=True)
+
+    def _is_removed(self, folder: str) -> bool:
+        """Remove a folder where it is empty; tell whether it is gone."""
+        with contextlib.suppress(ObjectNotFound, PlaceTaken):
+            try:
+                self.service.request("DELETE", folder, _DIRECTORY)
+            except ObjectExists:  # it is not empty
+                return False
+            return True
+        return False
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it."""
+        with contextlib.suppress(ObjectNotFound, PlaceTaken):
+            self._empty(str(name))
+            self.service.request("DELETE", name, _DIRECTORY)
+
+    def _empty(self, folder: str) -> None:
+        while True:
+            page = self.list_page(f"{folder}/", recursive=False)
+            for info in page.objects:
+                if not info.is_marker:
+                    self.delete_unfinished(info.name)
+            for below in page.folders:
+                self._empty(below)
+                with contextlib.suppress(ObjectNotFound):
+                    self.service.request("DELETE", below, _DIRECTORY)
+            if page.marker is None:
+                return
+
+    def interrupt(self) -> None:
+        """Break the requests that are under way."""
+        self.service.interrupt()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.service.close()
+
+
+class _ShareWriting:
+    """A file in the hidden folder, until it gets its name."""
+
+    token = ""  # a range that was written is not told from one that was begun
+
+    def __init__(
+        self,
+        store: ShareStore,
+        name: ObjectName,
+        size: int,
+        replaces: str | None,
+        if_absent: bool,
+    ) -> None:
+        self._store, self._name, self._size = store, name, size
+        self._replaces, self._if_absent = replaces, if_absent
+        self._file: tuple[str, str] | None = None
+        self._making = threading.Lock()
+        self._written: dict[int, int] = {}
+        self._is_described = self._renamed = False
+
+    def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        return {}
+
+    def keep_part(self, index: int, length: int, token: str) -> None:
+        raise NotImplementedError
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        if len(data) == self._size:
+            self._make(data, hashlib.md5(data, usedforsecurity=False).digest())
+        else:
+            headers = {
+                "x-ms-write": "update",
+                "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
+                "Content-MD5": md5_text(hashlib.md5(data, usedforsecurity=False).digest()),
+            }
+            query = (("comp", "range"),)
+            self._store.service.request("PUT", self._make()[0], query, headers, data)
+        self._written[index] = len(data)
+
+    def _make(
+        self, content: memoryview | None = None, digest: bytes | None = None
+    ) -> tuple[str, str]:
+        """Return the name and id of the file, which the first part makes; with all its content, if that is one."""
+        with self._making:
+            if self._file is None or content is not None:
+                self._file = self._store.new_file(self._size, content, _headers(digest))
+                self._is_described = digest is not None
+            return self._file
+
+    def commit(self, digest: bytes) -> ObjectInfo:
+        if sum(self._written.values()) != self._size:
+            raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
+        file, file_id = self._make(digest=None if self._size else digest)
+        if not self._is_described:
+            query = (("comp", "properties"),)
+            self._store.service.request("PUT", file, query, _headers(digest))
+            self._is_described = True
+        with self._store.changing(self._name):
+            if self._replaces is not None:
+                self._expect(self._replaces)
+            told = self._rename(file, file_id)
+        return self._store.info_of(self._name, told, str(self._size), digest)
+
+    def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
+        before, self._renamed = self._renamed, True
+        try:
+            return self._store.rename(file, self._name, replace=not self._if_absent).headers
+        except (ObjectNotFound, ObjectExists) as error:
+            ours = self._standing(file_id) if before else None
+            if ours is not None:
+                return ours  # the try before was done, and its answer lost
+            if isinstance(error, ObjectExists):
+                raise
+            raise PartLost(
+                f"{self._store.url}/{self._name}: the unfinished file was taken away."
+            ) from None
+
+    def _standing(self, file_id: str) -> Mapping[str, str] | None:
+        """Return what is told of the file at the name, where it is this one."""
+        with contextlib.suppress(ObjectNotFound):
+            headers = self._store.service.request("HEAD", self._name).headers
+            if file_id and headers.get("x-ms-file-id") == file_id:
+                return headers
+        return None
+
+    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
+        return Later(lambda: self.commit(digest))
+
+    def _expect(self, etag: str) -> None:
+        try:
+            stands = self._store.head(self._name).etag
+        except ObjectNotFound:
+            stands = ""
+        if stands != etag:
+            raise ObjectExists(
+                f"{self._store.url}/{self._name} was written by somebody else meanwhile; it was left as it is."
+            )
+
+    def abort(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(DatastoreError):
+                self._store.delete_unfinished(self._file[0])
+
+
+def _version(etag: str, written: str) -> str:
+    """Return what stands for one version: writes over SMB change the time at once, the ETag with them or later."""
+    return f"{quoted(etag)} {written}"
+
+
+def _headers(digest: bytes | None) -> dict[str, str]:
+    """Return what a file says of itself; a request that names one of these sets all of them."""
+    headers = {"x-ms-content-type": "application/octet-stream"}
+    return headers if digest is None else {**headers, "x-ms-content-md5": md5_text(digest)}
+
+
+def md5_text(digest: bytes) -> str:
+    """Return a digest as headers have it."""
+    return base64.b64encode(digest).decode()
