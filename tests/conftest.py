@@ -1,4 +1,4 @@
-"""One Azurite and one Prefect server for all the tests of a run, whatever worker runs them."""
+"""One Azurite, one data lake and one Prefect server for all tests of a run, whatever worker runs them."""
 # ruff: noqa: E402  Prefect reads its settings when it is first imported: they come first here
 
 import os
@@ -27,8 +27,10 @@ from typing import Any
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
 from servers import azurite as azurite_server
+from servers import data_lake as data_lake_server
 from servers import prefect_server
 from servers.azurite import Azurite
+from servers.data_lake import DataLake
 from servers.prefect_server import PrefectServer
 
 _MEMORY, _ROOM = Path("/dev/shm"), 2**30
@@ -52,7 +54,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 pytest.register_assert_rewrite("prefect_datastores.testing")
-_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer]]()
+_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer, DataLake]]()
 _RUNS_NO_TEST = ("collectonly", "help", "version", "markers", "showfixtures", "setupplan")
 
 
@@ -65,7 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         try:
             folder = _folder_of_servers()
-            servers = (azurite_server.start(folder), prefect_server.start(folder))
+            servers = (
+                azurite_server.start(folder),
+                prefect_server.start(folder),
+                data_lake_server.start(folder),
+            )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
         # At exit, and not sooner: Prefect still sends logs and events when its process ends.
@@ -104,4 +110,22 @@ def container(azurite: Azurite) -> Iterator[ContainerClient]:
     with BlobServiceClient(azurite.url, credential=credential) as service:
         made = service.create_container(f"test-{uuid.uuid4().hex}")
         yield made
+        made.delete_container()
+
+
+@pytest.fixture(scope="session")
+def data_lake(pytestconfig: pytest.Config) -> DataLake:
+    """The run's account with a hierarchical namespace, ready."""
+    running = pytestconfig.stash[_SERVERS][2]
+    running.server.wait_until_ready()
+    return running
+
+
+@pytest.fixture
+def filesystem(data_lake: DataLake) -> Iterator[str]:
+    """The name of a new, empty filesystem of the data lake."""
+    credential = {"account_name": data_lake.account, "account_key": data_lake.key}
+    with BlobServiceClient(data_lake.blob_url, credential=credential) as service:
+        made = service.create_container(f"test-{uuid.uuid4().hex}")
+        yield made.container_name
         made.delete_container()

@@ -72,7 +72,7 @@ def _of_containers() -> list[Operation]:
             "account",
             list_containers,
             {"comp": "list"},
-            query=("prefix", "marker", "maxresults"),
+            query=("prefix", "marker", "maxresults", "include"),
             needs="l",
             by_container_sas=False,
         ),

@@ -80,8 +80,10 @@ def list_containers(asked: Asked) -> Answer:
     call, account = asked.call, asked.account
     prefix, marker = call.query.get("prefix", ""), call.query.get("marker", "")
     limit, after = call.limit("maxresults", _MOST), name_of(marker) if marker else ""
+    shows = _shows_metadata(call)
     names = [n for n in sorted(account.filesystems) if n.startswith(prefix) and n > after]
-    listed = "".join(_container(name, account.filesystems[name]) for name in names[:limit])
+    held = [(name, account.filesystems[name]) for name in names[:limit]]
+    listed = "".join(_container(*one, shows_metadata=shows) for one in held)
     following = names[limit - 1] if len(names) > limit else ""
     body = (
         '\ufeff<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint='
@@ -91,13 +93,26 @@ def list_containers(asked: Asked) -> Answer:
     return Answer(200, {"Content-Type": "application/xml"}, body.encode())
 
 
-def _container(name: str, filesystem: Filesystem) -> str:
+def _container(name: str, filesystem: Filesystem, *, shows_metadata: bool) -> str:
+    metadata = _metadata(filesystem.metadata) if shows_metadata else ""
     return (
         f"<Container><Name>{escape(name)}</Name><Properties>"
         f"<Last-Modified>{http_date(filesystem.modified)}</Last-Modified>"
         f'<Etag>"{filesystem.etag}"</Etag><LeaseStatus>unlocked</LeaseStatus>'
-        "<LeaseState>available</LeaseState></Properties></Container>"
+        f"<LeaseState>available</LeaseState></Properties>{metadata}</Container>"
     )
+
+
+def _metadata(named: dict[str, str]) -> str:
+    written = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in named.items())
+    return f"<Metadata>{written}</Metadata>" if written else "<Metadata />"
+
+
+def _shows_metadata(call: Call) -> bool:
+    included = set(filter(None, call.query.get("include", "").split(",")))
+    if included - {"metadata"}:
+        raise unknown(f"include={call.query['include']}")
+    return "metadata" in included
 
 
 def _echoes(call: Call, limit: int) -> str:
@@ -121,10 +136,7 @@ class _Lister:
     """Writes the elements of one listing."""
 
     def __init__(self, call: Call, *, hierarchical: bool) -> None:
-        included = set(filter(None, call.query.get("include", "").split(",")))
-        if included - {"metadata"}:
-            raise unknown(f"include={call.query['include']}")
-        self._shows_metadata = "metadata" in included
+        self._shows_metadata = _shows_metadata(call)
         # Documented: "for version 2020-10-02 and later, for accounts with a hierarchical namespace".
         self._shows_type = hierarchical and call.version >= "2020-10-02"
 
@@ -138,7 +150,7 @@ class _Lister:
         assert entry.node is not None
         if entry.is_folded:
             return f"<BlobPrefix>{name}{self._properties(entry.node)}</BlobPrefix>"
-        metadata = self._metadata(entry.node) if self._shows_metadata else ""
+        metadata = _metadata(metadata_of(entry.node)) if self._shows_metadata else ""
         return f"<Blob>{name}{self._properties(entry.node)}{metadata}<OrMetadata /></Blob>"
 
     def _properties(self, node: Node) -> str:
@@ -168,11 +180,6 @@ class _Lister:
             for name, value in elements
         )
         return f"<Properties>{written}</Properties>"
-
-    def _metadata(self, node: Node) -> str:
-        named = metadata_of(node)
-        written = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in named.items())
-        return f"<Metadata>{written}</Metadata>" if written else "<Metadata />"
 
 
 def metadata_of(node: Node) -> dict[str, str]:

@@ -10,6 +10,7 @@ from servers.data_lake.service import Endpoint
 _OF_FILESYSTEM = {"resource": "filesystem"}
 _NEW = (*conditions.NAMES, *paths.CONTENT, "x-ms-properties")
 _PERMISSIONS = ("x-ms-permissions", "x-ms-umask")
+_ACCESS = ("x-ms-permissions", "x-ms-acl", "x-ms-owner", "x-ms-group")
 
 
 def _of_filesystem() -> list[Operation]:
@@ -150,25 +151,28 @@ def _of_updates() -> list[Operation]:
             headers=_NEW,
             needs="w",
         ),
-        Operation(
-            "PATCH",
-            "path",
-            updates.set_access_control,
-            {"action": "setAccessControl"},
-            headers=(
-                *conditions.NAMES,
-                *("x-ms-permissions", "x-ms-acl", "x-ms-owner", "x-ms-group"),
-            ),
-            needs="p",
+        *(
+            Operation(
+                "PATCH",
+                scope,
+                updates.set_access_control,
+                {"action": "setAccessControl"},
+                headers=(*conditions.NAMES, *_ACCESS),
+                needs="p",
+            )
+            for scope in ("path", "filesystem")
         ),
-        Operation(
-            "PATCH",
-            "path",
-            updates.set_access_control_recursive,
-            {"action": "setAccessControlRecursive"},
-            query=("mode", "maxRecords", "continuation", "forceFlag"),
-            headers=("x-ms-acl",),
-            needs="p",
+        *(
+            Operation(
+                "PATCH",
+                scope,
+                updates.set_access_control_recursive,
+                {"action": "setAccessControlRecursive"},
+                query=("mode", "maxRecords", "continuation", "forceFlag"),
+                headers=("x-ms-acl",),
+                needs="p",
+            )
+            for scope in ("path", "filesystem")
         ),
     ]
 

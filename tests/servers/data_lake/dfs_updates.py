@@ -109,7 +109,8 @@ def set_access_control_recursive(asked: Asked) -> Answer:
     after = name_of(continuation) if continuation else ""
     call.flag("forceFlag")
     changed = [] if after else [Entry(call.path, node)]
-    left = asked.filesystem.namespace.entries(f"{call.path}/", delimiter="", after=after)
+    below = f"{call.path}/" if call.path else ""
+    left = asked.filesystem.namespace.entries(below, delimiter="", after=after)
     changed = [*changed, *(left if isinstance(node, Directory) else ())]
     for entry in changed[:limit]:
         assert entry.node is not None

@@ -104,12 +104,18 @@ class _Handler(BaseHTTPRequestHandler):
             encoded_path=target,
             account=account.name,
             filesystem=unquote(filesystem),
-            path=path_of(decoded, hierarchical=account.hierarchical) if decoded else "",
+            path=self._path_of(decoded),
             query=pairs,
             headers={name.lower(): value for name, value in self.headers.items()},
             metadata=_metadata_of(self.headers),
             body=body,
         )
+
+    def _path_of(self, decoded: str) -> str:
+        """Return the path; the DFS endpoint knows a filesystem's root by a slash as well."""
+        if not decoded or (decoded == "/" and self.server.endpoint.kind == "dfs"):
+            return ""
+        return path_of(decoded, hierarchical=self.server.account.hierarchical)
 
     def _place(self, target: str) -> tuple[str, str]:
         """Return filesystem and path; the account is the host's first label, or leads the path."""
