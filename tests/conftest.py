@@ -121,6 +121,18 @@ def data_lake(pytestconfig: pytest.Config) -> DataLake:
     return running
 
 
+@pytest.fixture(scope="session")
+def flat_data_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataLake]:
+    """An account without a hierarchical namespace, which takes a token; for a few tests only."""
+    folder = tmp_path_factory.mktemp("flat-data-lake")
+    running = data_lake_server.start(folder, flat=True, tokens=[data_lake_server.TOKEN])
+    try:
+        running.server.wait_until_ready()
+        yield running
+    finally:
+        running.server.stop()
+
+
 @pytest.fixture
 def filesystem(data_lake: DataLake) -> Iterator[str]:
     """The name of a new, empty filesystem of the data lake."""

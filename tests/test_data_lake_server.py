@@ -6,47 +6,11 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from azure.core import MatchConditions
-from azure.core.credentials import AccessToken
-from azure.core.exceptions import (
-    ClientAuthenticationError,
-    HttpResponseError,
-    ResourceExistsError,
-    ResourceModifiedError,
-    ResourceNotFoundError,
-)
-from azure.storage.blob import (
-    AccountSasPermissions,
-    ContainerClient,
-    ResourceTypes,
-    generate_account_sas,
-    generate_blob_sas,
-    generate_container_sas,
-)
-from azure.storage.filedatalake import (
-    DataLakeServiceClient,
-    FileSystemClient,
-    generate_directory_sas,
-    generate_file_system_sas,
-)
-from lake_clients import Asker, sdk
-from servers import data_lake as data_lake_server
+from lake_clients import Asker
 from servers.data_lake import DataLake
-
-from prefect_datastores.stores.signing import KeySigner, NoSigner, SasSigner, TokenSigner
-
-TOKEN = "a-token-of-somebody"
-HOUR = timedelta(hours=1)
-
-
-def moment(away: timedelta) -> datetime:
-    return datetime.now(timezone.utc) + away
 
 
 @pytest.fixture
@@ -55,27 +19,8 @@ def asker(data_lake: DataLake, filesystem: str) -> Asker:
 
 
 @pytest.fixture
-def lake(data_lake: DataLake, filesystem: str) -> Iterator[FileSystemClient]:
-    """Microsoft's client of the filesystem."""
-    with sdk(data_lake) as service:
-        yield service.get_file_system_client(filesystem)
-
-
-@pytest.fixture(scope="module")
-def flat_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataLake]:
-    """An account without a hierarchical namespace, which takes a token."""
-    folder = tmp_path_factory.mktemp("flat")
-    running = data_lake_server.start(folder, flat=True, tokens=[TOKEN])
-    try:
-        running.server.wait_until_ready()
-        yield running
-    finally:
-        running.server.stop()
-
-
-@pytest.fixture
-def flat_asker(flat_lake: DataLake) -> Iterator[Asker]:
-    asker = Asker(flat_lake, "flat")
+def flat_asker(flat_data_lake: DataLake) -> Iterator[Asker]:
+    asker = Asker(flat_data_lake, "flat")
     assert asker.blob("PUT", query=(("restype", "container"),)).status == 201
     yield asker
     assert asker.blob("DELETE", query=(("restype", "container"),)).status == 202
@@ -292,6 +237,23 @@ def test_names_differ_by_case_and_by_form(asker: Asker) -> None:
     assert {name: asker.content(name) for name in names} == {n: n.encode() for n in names}
 
 
+def test_a_listing_of_paths_is_as_the_service_writes_it(asker: Asker) -> None:
+    asker.make_file("dir/file", b"12345")
+    query = (("resource", "filesystem"), ("recursive", "true"))
+    rows = json.loads(asker.dfs("GET", query=query).body)["paths"]
+    assert rows[0]["isDirectory"] == "true"
+    assert "isDirectory" not in rows[1]
+    assert rows[1]["contentLength"] == "5"
+    assert asker.blob("HEAD", "dir/file").headers["etag"] == f'"{rows[1]["etag"]}"'
+    missing = asker.dfs("GET", query=(*query, ("directory", "missing")))
+    assert missing.outcome == (404, "PathNotFound")
+    assert asker.dfs("GET", query=(("resource", "filesystem"),)).status == 400
+    gone = Asker(asker.lake, "no-such-filesystem")
+    assert gone.dfs("GET", query=query).outcome == (404, "FilesystemNotFound")
+    listed = gone.blob("GET", query=(("restype", "container"), ("comp", "list")))
+    assert listed.outcome == (404, "ContainerNotFound")
+
+
 # -- renames ----------------------------------------------------------------------------------------
 
 
@@ -458,158 +420,6 @@ def test_a_version_changes_with_content_and_metadata_and_not_with_rights(asker: 
     assert (told["x-ms-permissions"], told["x-ms-properties"]) == ("rw-------", "Key=dg==")
 
 
-# -- who may ----------------------------------------------------------------------------------------
-
-
-def outcomes(asker: Asker) -> set[tuple[int, str]]:
-    """What comes of asking both endpoints for what the credential may not do."""
-    return {asker.blob("HEAD", "a").outcome, asker.dfs("HEAD", "a").outcome}
-
-
-def test_a_wrong_key_is_refused_by_both_endpoints(asker: Asker) -> None:
-    asker.make_file("a")
-    wrong = Asker(asker.lake, asker.filesystem, KeySigner(asker.lake.account, "d3Jvbmc="))
-    assert outcomes(wrong) == {(403, "AuthenticationFailed")}
-    body = wrong.blob("GET", "a").body
-    assert b"<AuthenticationErrorDetail>The MAC signature found" in body
-    other = Asker(asker.lake, asker.filesystem, KeySigner("other", asker.lake.key))
-    assert outcomes(other) == {(403, "AuthenticationFailed")}
-    assert outcomes(Asker(asker.lake, asker.filesystem, NoSigner())) == {
-        (401, "NoAuthenticationInformation")
-    }
-
-
-def test_a_request_that_was_changed_on_its_way_is_refused(asker: Asker) -> None:
-    class Changing(KeySigner):
-        def sign(self, request: Any) -> Any:
-            target, headers = super().sign(request)
-            return target.replace("/a", "/b"), headers
-
-    changing = Changing(asker.lake.account, asker.lake.key)
-    wrong = Asker(asker.lake, asker.filesystem, changing)
-    assert wrong.dfs("HEAD", "a").outcome == (403, "AuthenticationFailed")
-
-
-def test_a_request_of_yesterday_is_refused(asker: Asker) -> None:
-    old = {"x-ms-date": "Mon, 02 Nov 2020 10:00:00 GMT"}
-    assert asker.blob("GET", "a", headers=old).outcome == (403, "AuthenticationFailed")
-
-
-def container_sas(asker: Asker, permission: str, ends: timedelta = HOUR) -> Asker:
-    lake = asker.lake
-    token = generate_container_sas(
-        lake.account,
-        asker.filesystem,
-        lake.key,
-        permission=permission,
-        expiry=moment(ends),
-    )
-    return Asker(lake, asker.filesystem, SasSigner(token))
-
-
-def test_a_sas_allows_what_it_says(asker: Asker) -> None:
-    asker.make_file("a", b"content")
-    reader = container_sas(asker, "r")
-    assert reader.content("a") == b"content"
-    blob = {"x-ms-blob-type": "BlockBlob"}
-    denied = (403, "AuthorizationPermissionMismatch")
-    assert reader.blob("PUT", "b", headers=blob, body=b"x").outcome == denied
-    assert reader.blob("DELETE", "a").outcome == denied
-    listing = (("restype", "container"), ("comp", "list"))
-    assert reader.blob("GET", query=listing).outcome == denied
-    assert container_sas(asker, "l").blob("GET", query=listing).status == 200
-    assert reader.blob("DELETE", query=(("restype", "container"),)).outcome == denied
-    creator = container_sas(asker, "c")
-    assert creator.blob("PUT", "new", headers=blob, body=b"x").status == 201
-    refused = creator.blob("PUT", "new", headers=blob, body=b"x")
-    assert refused.outcome == (403, "UnauthorizedBlobOverwrite")
-
-
-def test_a_sas_that_is_over_or_forged_is_refused(asker: Asker) -> None:
-    asker.make_file("a")
-    over = container_sas(asker, "r", -HOUR)
-    assert outcomes(over) == {(403, "AuthenticationFailed")}
-    assert b"Signature not valid in the specified time frame" in over.blob("GET", "a").body
-    good = container_sas(asker, "r")
-    assert isinstance(good.signer, SasSigner)
-    forged = good.signer._token.replace("sp=r", "sp=rw")
-    assert outcomes(Asker(asker.lake, asker.filesystem, SasSigner(forged))) == {
-        (403, "AuthenticationFailed")
-    }
-
-
-def test_a_sas_for_less_is_good_for_no_more(asker: Asker) -> None:
-    for name in ("dir/a", "dir/sub/a", "other"):
-        asker.make_file(name)
-    lake = asker.lake
-    shared: dict[str, Any] = {"permission": "r", "expiry": moment(HOUR)}
-    of_one = generate_blob_sas(
-        lake.account, asker.filesystem, "dir/a", account_key=lake.key, **shared
-    )
-    of_directory = generate_directory_sas(lake.account, asker.filesystem, "dir", lake.key, **shared)
-    one = Asker(lake, asker.filesystem, SasSigner(of_one))
-    below = Asker(lake, asker.filesystem, SasSigner(of_directory))
-    allowed = {
-        name: (one.blob("HEAD", name).status, below.dfs("HEAD", name).status)
-        for name in ("dir/a", "dir/sub/a", "other")
-    }
-    assert allowed == {"dir/a": (200, 200), "dir/sub/a": (403, 200), "other": (403, 403)}
-
-
-def test_a_sas_for_the_account_is_for_kinds_of_resources(asker: Asker) -> None:
-    lake = asker.lake
-    token = generate_account_sas(
-        lake.account,
-        lake.key,
-        ResourceTypes(object=True),
-        AccountSasPermissions(read=True, write=True, list=True),
-        moment(HOUR),
-    )
-    holder = Asker(lake, asker.filesystem, SasSigner(token))
-    holder.make_file("a", b"x")
-    assert holder.content("a") == b"x"
-    listed = holder.blob("GET", query=(("restype", "container"), ("comp", "list")))
-    assert listed.outcome == (403, "AuthorizationResourceTypeMismatch")
-    assert holder.dfs("GET", "a").body == b"x"
-
-
-def test_a_rename_by_a_sas_is_signed_for_its_source_as_well(
-    data_lake: DataLake, asker: Asker
-) -> None:
-    asker.make_file("source", b"content")
-    token = generate_file_system_sas(
-        data_lake.account,
-        asker.filesystem,
-        data_lake.key,
-        permission="rwd",
-        expiry=moment(HOUR),
-    )
-    holder = Asker(data_lake, asker.filesystem, SasSigner(token))
-    assert holder.rename("source", "to").outcome == (403, "AuthenticationFailed")
-    with sdk(data_lake, token) as service:
-        file = service.get_file_client(asker.filesystem, "source")
-        file.rename_file(f"{asker.filesystem}/to")
-    assert (asker.content("source"), asker.content("to")) == (None, b"content")
-
-
-class Tokens:
-    """A credential that has one token."""
-
-    def __init__(self, token: str) -> None:
-        self.token = token
-
-    def get_token(self, *_: str, **__: Any) -> AccessToken:
-        return AccessToken(self.token, int(moment(HOUR).timestamp()))
-
-
-def test_a_token_is_taken_where_the_account_was_told_of_it(flat_asker: Asker) -> None:
-    lake = flat_asker.lake
-    flat_asker.make_file("a")
-    for token, expected in ((TOKEN, {(200, "")}), ("other", {(401, "InvalidAuthenticationInfo")})):
-        signer = TokenSigner(Tokens(token), lake.blob_url)  # type: ignore[arg-type]
-        assert outcomes(Asker(lake, flat_asker.filesystem, signer)) == expected
-
-
 # -- what is not known ------------------------------------------------------------------------------
 
 
@@ -642,142 +452,3 @@ def test_what_the_server_does_not_know_it_refuses_and_logs(
     log = Path(asker.lake.server.log).read_text(encoding="utf-8")
     assert f"{asker.filesystem}/known: 501 NotImplementedByTestServer" in log
     assert asker.content("known") == b"x"
-
-
-def test_hosts_of_the_service_and_paths_of_an_emulator_lead_to_one_account(
-    data_lake: DataLake, asker: Asker
-) -> None:
-    asker.make_file("a", b"content")
-    assert urlsplit(data_lake.dfs_url).path == f"/{data_lake.account}"
-    with sdk(data_lake) as service:
-        file = service.get_file_client(asker.filesystem, "a")
-        assert file.download_file().readall() == b"content"
-    with sdk(data_lake, "d3Jvbmc=") as service, pytest.raises(ClientAuthenticationError):
-        service.get_file_client(asker.filesystem, "a").get_file_properties()
-
-
-# -- Microsoft's client -----------------------------------------------------------------------------
-
-
-def test_the_sdk_makes_reads_renames_and_deletes(lake: FileSystemClient) -> None:
-    directory = lake.create_directory("d/e", metadata={"hello": "world"})
-    told = directory.get_directory_properties()
-    assert told.metadata == {"hello": "world", "hdi_isfolder": "true"}
-    assert (told.owner, told.permissions) == ("$superuser", "rwxr-x---")
-    file = directory.create_file("f.txt")
-    file.append_data(b"hello", 0)
-    file.flush_data(5)
-    assert file.download_file().readall() == b"hello"
-    file.upload_data(b"again" * 1000, overwrite=True)
-    etag = file.get_file_properties().etag
-    moved = file.rename_file(f"{lake.file_system_name}/d/g.txt")
-    assert moved.get_file_properties().etag == etag
-    assert moved.download_file(offset=5, length=5).readall() == b"again"
-    assert [(path.name, path.is_directory) for path in lake.get_paths()] == [
-        ("d", True),
-        ("d/e", True),
-        ("d/g.txt", False),
-    ]
-    renamed = lake.get_directory_client("d").rename_directory(f"{lake.file_system_name}/moved")
-    assert renamed.exists()
-    assert [path.name for path in lake.get_paths("moved")] == ["moved/e", "moved/g.txt"]
-    renamed.delete_directory()
-    assert list(lake.get_paths()) == []
-    with pytest.raises(ResourceNotFoundError):
-        list(lake.get_paths("moved"))
-
-
-def test_the_sdk_meets_conditions(lake: FileSystemClient) -> None:
-    file = lake.create_file("file")
-    with pytest.raises(ResourceExistsError):
-        lake.create_file("file", match_condition=MatchConditions.IfMissing)
-    with pytest.raises(ResourceModifiedError):
-        file.upload_data(b"x", etag='"0x1"', match_condition=MatchConditions.IfNotModified)
-    lake.create_file("other")
-    with pytest.raises(ResourceExistsError):
-        file.rename_file(
-            f"{lake.file_system_name}/other", match_condition=MatchConditions.IfMissing
-        )
-
-
-def test_the_sdk_cannot_rename_over_a_directory_that_holds_something(
-    lake: FileSystemClient,
-) -> None:
-    lake.create_file("full/file")
-    directory = lake.create_directory("new")
-    with pytest.raises(HttpResponseError) as caught:
-        directory.rename_directory(f"{lake.file_system_name}/full")
-    assert caught.value.error_code == "DirectoryNotEmpty"
-    lake.create_directory("empty")
-    assert directory.rename_directory(f"{lake.file_system_name}/empty").exists()
-
-
-def test_the_sdk_sets_rights_here_and_on_all_below(lake: FileSystemClient) -> None:
-    directory = lake.create_directory("d", permissions="0777", umask="0000")
-    assert directory.get_access_control()["permissions"] == "rwxrwxrwx"
-    for number in range(5):
-        lake.create_file(f"d/{number}")
-    acl = "user::rwx,group::r-x,other::---"
-    done = directory.set_access_control_recursive(acl, batch_size=2)
-    assert (done.counters.directories_successful, done.counters.files_successful) == (1, 5)
-    assert directory.get_access_control()["acl"] == acl
-    somebody = "4cf4e284-f6a8-4540-b53e-c3469af032dc"
-    directory.update_access_control_recursive(f"user:{somebody}:rw-")
-    told = lake.get_file_client("d/3").get_access_control()
-    assert told["acl"] == f"user::rwx,user:{somebody}:rw-,group::r-x,mask::rwx,other::---"
-    assert told["permissions"] == "rwxrwx---+"
-    directory.remove_access_control_recursive(f"user:{somebody}")
-    assert directory.get_access_control()["acl"] == acl
-    directory.set_access_control(owner=somebody)
-    assert directory.get_access_control()["owner"] == somebody
-
-
-def test_the_sdk_lists_and_deletes_filesystems(data_lake: DataLake, filesystem: str) -> None:
-    with sdk(data_lake) as service:
-        assert isinstance(service, DataLakeServiceClient)
-        assert filesystem in [held.name for held in service.list_file_systems()]
-        with pytest.raises(ResourceExistsError):
-            service.create_file_system(filesystem)
-        with pytest.raises(ResourceNotFoundError):
-            service.delete_file_system("no-such-filesystem")
-
-
-def test_the_blob_sdk_moves_large_and_small(data_lake: DataLake, filesystem: str) -> None:
-    content = bytes(range(256)) * 1000
-    with ContainerClient(
-        data_lake.blob_url,
-        filesystem,
-        {"account_name": data_lake.account, "account_key": data_lake.key},
-        max_single_put_size=1,
-        max_block_size=64 * 1024,
-    ) as container:
-        client = container.get_blob_client("dir/large")
-        client.upload_blob(content)
-        assert client.download_blob().readall() == content
-        committed, staged = client.get_block_list("all")
-        assert (len(committed), staged) == (4, [])
-        copied = container.get_blob_client("copy")
-        assert copied.start_copy_from_url(client.url)["copy_status"] == "success"
-        assert copied.download_blob().readall() == content
-        with pytest.raises(ResourceExistsError):
-            container.upload_blob("copy", b"x")
-        with pytest.raises(HttpResponseError):
-            container.upload_blob("dir", b"x", overwrite=True)
-        assert [blob.name for blob in container.list_blobs()] == ["copy", "dir", "dir/large"]
-
-
-def test_a_listing_of_paths_is_as_the_service_writes_it(asker: Asker) -> None:
-    asker.make_file("dir/file", b"12345")
-    query = (("resource", "filesystem"), ("recursive", "true"))
-    rows = json.loads(asker.dfs("GET", query=query).body)["paths"]
-    assert rows[0]["isDirectory"] == "true"
-    assert "isDirectory" not in rows[1]
-    assert rows[1]["contentLength"] == "5"
-    assert asker.blob("HEAD", "dir/file").headers["etag"] == f'"{rows[1]["etag"]}"'
-    missing = asker.dfs("GET", query=(*query, ("directory", "missing")))
-    assert missing.outcome == (404, "PathNotFound")
-    assert asker.dfs("GET", query=(("resource", "filesystem"),)).status == 400
-    gone = Asker(asker.lake, "no-such-filesystem")
-    assert gone.dfs("GET", query=query).outcome == (404, "FilesystemNotFound")
-    listed = gone.blob("GET", query=(("restype", "container"), ("comp", "list")))
-    assert listed.outcome == (404, "ContainerNotFound")

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from servers.processes import Server, free_port
 
+TOKEN = "a-token-of-somebody"
+"""What a test may tell an account to take for a good token."""
+
 _TESTS = Path(__file__).resolve().parents[2]
 
 
