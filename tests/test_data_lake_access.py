@@ -15,10 +15,7 @@ from azure.storage.blob import (
     generate_blob_sas,
     generate_container_sas,
 )
-from azure.storage.filedatalake import (
-    generate_directory_sas,
-    generate_file_system_sas,
-)
+from azure.storage.filedatalake import generate_directory_sas, generate_file_system_sas
 from lake_clients import Asker, sdk
 from servers.data_lake import TOKEN, DataLake
 

@@ -14,13 +14,8 @@ from azure.core.exceptions import (
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.storage.blob import (
-    ContainerClient,
-)
-from azure.storage.filedatalake import (
-    DataLakeServiceClient,
-    FileSystemClient,
-)
+from azure.storage.blob import ContainerClient
+from azure.storage.filedatalake import DataLakeServiceClient, FileSystemClient
 from lake_clients import Asker, sdk
 from servers.data_lake import DataLake
 

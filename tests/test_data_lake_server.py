@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 from lake_clients import Asker
-from servers.data_lake import DataLake
+from servers.data_lake import DataLake, dfs_paths
+from servers.data_lake.access import Access
+from servers.data_lake.calls import Call
+from servers.data_lake.namespace import Account, File
+from servers.data_lake.operations import Asked
+from servers.data_lake.rights import ALL
 
 
 @pytest.fixture
@@ -210,6 +215,25 @@ def test_a_directory_is_deleted_by_the_dfs_endpoint_with_all_in_it(asker: Asker)
     done = asker.dfs("DELETE", "dir", (("recursive", "true"),))
     assert (done.status, done.headers.get("x-ms-continuation")) == (200, None)
     assert asker.names() == []
+
+
+def test_a_paginated_delete_is_one_step_once_all_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dfs_paths, "_MOST_CHECKED", 2)
+    account = Account("lake", b"key", hierarchical=True, tokens=frozenset())
+    tree = account.make_filesystem("fs", {}).namespace
+    for number in range(5):
+        file = File(account.stamps.new(), Access.of_new("", "", directory=False))
+        tree.put(f"dir/{number}", file)
+    query, seen = {"recursive": "true", "paginated": "true"}, []
+    while not seen or seen[-1]:
+        call = Call("DELETE", "", "lake", "fs", "dir", query, {}, {}, b"")
+        answer = dfs_paths.delete_path(Asked(call, account, ALL))
+        seen.append(answer.headers.get("x-ms-continuation", ""))
+        query = {**query, "continuation": seen[-1]}
+        assert (tree.find("dir") is None) == (seen[-1] == "")
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 One namespace behind two endpoints, as the service has two hosts: blobs and DFS. All is in memory,
 each request is one step, signatures are checked, and what is not known here is refused: 501, the
-code `NotImplementedByTestServer`, and a line in the log.
+code `NotImplementedByTestServer`, and a line in the log. How each behaviour is known, and which
+are guesses, is in FACTS.md.
 """
 
 import base64

@@ -155,16 +155,17 @@ class _Lister:
 
     def _properties(self, node: Node) -> str:
         is_directory = isinstance(node, Directory)
-        given = node.properties
+        given, content_type = node.properties, "" if is_directory else "application/octet-stream"
         elements = [
             ("Creation-Time", http_date(node.created)),
             ("Last-Modified", http_date(node.modified)),
             ("Etag", node.etag),
             *([("ResourceType", "directory" if is_directory else "file")] * self._shows_type),
             ("Content-Length", str(len(node.content) if isinstance(node, File) else 0)),
-            ("Content-Type", given.get("Content-Type", "application/octet-stream")),
+            ("Content-Type", given.get("Content-Type", content_type)),
             ("Content-Encoding", given.get("Content-Encoding", "")),
             ("Content-Language", given.get("Content-Language", "")),
+            ("Content-CRC64", ""),
             ("Content-MD5", given.get("Content-MD5", "")),
             ("Cache-Control", given.get("Cache-Control", "")),
             ("Content-Disposition", given.get("Content-Disposition", "")),

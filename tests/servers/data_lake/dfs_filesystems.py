@@ -19,9 +19,9 @@ JSON = {"Content-Type": "application/json;charset=utf-8"}
 
 
 def properties_of(call: Call) -> dict[str, str] | None:
-    """Read `x-ms-properties`: names with values in base64; None where it is not given."""
-    text = call.headers.get("x-ms-properties")
-    if text is None:
+    """Read `x-ms-properties`: names with values in base64; None where nothing is given."""
+    text = call.header("x-ms-properties")
+    if not text:
         return None
     found = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from servers.data_lake.access import Access
-from servers.data_lake.refusals import Refusal
+from servers.data_lake.refusals import Refusal, unknown
 
 _TICKS = 10_000_000
 _TO_1601 = 11_644_473_600  # seconds between the epoch of Windows and ours
@@ -164,7 +164,9 @@ class Tree:
         *above, name = path.split("/")
         parent = self.root
         for component in above:
-            child = parent.children.setdefault(component, self._new_directory())
+            if component not in parent.children:
+                parent.children[component] = self._new_directory()
+            child = parent.children[component]
             assert isinstance(child, Directory), f"{path} is below a file"
             parent = child
         parent.children[name] = node
@@ -183,6 +185,8 @@ class Tree:
         """
         if delimiter not in {"", "/"}:
             raise Refusal("InvalidQueryParameterValue", "delimiter")
+        if "//" in prefix or prefix.startswith("/"):
+            raise unknown(f"a prefix with empty components: {prefix!r}")
         place = tuple(after.rstrip("/").split("/")) if after else ()
         above, _, stem = prefix.rpartition("/")
         top = self.find_beside(above, "ResourceTypeMismatch")

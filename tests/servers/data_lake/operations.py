@@ -89,36 +89,30 @@ class Operation:
         if call.body and not self.has_body:
             raise Refusal("ContentLengthMustBeZero")
 
-    def answer(self, call: Call, account: Account) -> Answer:
-        """Carry a request out."""
+    def answer(self, call: Call, account: Account, *, missing: str) -> Answer:
+        """Carry a request out; `missing` is the code for a filesystem that does not exist."""
         rights = rights_of(call, account)
         if not call.version:
             raise Refusal("MissingRequiredHeader", "x-ms-version")
         self.check(call)
         kind = "c" if self.on_list else _RESOURCE_TYPES[call.scope]
         rights.require(self.needs, kind, by_container=self.by_container_sas)
+        needs_filesystem = call.scope != "account" and not self.makes_filesystem
         with account.lock:
+            if needs_filesystem and call.filesystem not in account.filesystems:
+                raise Refusal(missing)
             return self.run(Asked(call, account, rights))
 
 
 def answer_by(
     operations: Sequence[Operation], call: Call, account: Account, *, missing: str
 ) -> Answer:
-    """Carry a request out by the operation that it is for.
-
-    `missing` is the code for a filesystem that does not exist.
-    """
+    """Carry a request out by the operation that it is for."""
     for operation in operations:
         if operation.is_asked_by(call):
-            break
-    else:
-        rights_of(call, account)
-        raise unknown(f"{call.method} of a {call.scope} with {dict(call.query)}")
-    is_known = call.filesystem in account.filesystems
-    if call.scope != "account" and not operation.makes_filesystem and not is_known:
-        rights_of(call, account)
-        raise Refusal(missing)
-    return operation.answer(call, account)
+            return operation.answer(call, account, missing=missing)
+    rights_of(call, account)
+    raise unknown(f"{call.method} of a {call.scope} with {dict(call.query)}")
 
 
 def file_at(asked: Asked, missing: str) -> File:

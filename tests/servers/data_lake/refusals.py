@@ -1,6 +1,6 @@
 """What the service refuses with: status and text of each code, as Microsoft's lists of codes have them.
 
-Which code answers which case is not always documented; the package's text says where it is a guess.
+Which code answers which case is not always documented; FACTS.md says where it is a guess.
 """
 
 from collections.abc import Mapping
