@@ -233,7 +233,7 @@ def delete_path(asked: Asked) -> Answer:
         if node.children and not recursive:
             raise Refusal("DirectoryNotEmpty")
         if paginated and (following := _checked_until(asked)):
-            return Answer(200, {"x-ms-continuation": marker_of(following)})
+            return Answer(202, {"x-ms-continuation": marker_of(following)})
     elif recursive:
         raise Refusal("InvalidQueryParameterValue", "recursive is of directories")
     asked.filesystem.namespace.remove(call.path)
