@@ -188,3 +188,19 @@ def test_a_token_is_taken_where_the_account_was_told_of_it(flat_asker: Asker) ->
     for token, expected in ((TOKEN, {(200, "")}), ("other", {(401, "InvalidAuthenticationInfo")})):
         signer = TokenSigner(Tokens(token), lake.blob_url)  # type: ignore[arg-type]
         assert outcomes(Asker(lake, flat_asker.filesystem, signer)) == expected
+
+
+def test_the_kind_of_namespace_is_told_to_a_sas_and_to_a_token_in_ways_of_their_own(
+    asker: Asker, flat_asker: Asker
+) -> None:
+    information = (("restype", "account"), ("comp", "properties"))
+    of_filesystem = (("resource", "filesystem"),)
+    denied = (403, "AuthorizationPermissionMismatch")
+    holder = container_sas(asker, "r")
+    assert holder.blob("GET", query=information).headers["x-ms-is-hns-enabled"] == "true"
+    assert holder.dfs("HEAD", query=of_filesystem).outcome == denied
+    signer = TokenSigner(Tokens(TOKEN), flat_asker.lake.blob_url)  # type: ignore[arg-type]
+    bearer = Asker(flat_asker.lake, flat_asker.filesystem, signer)
+    assert bearer.blob("GET", query=information).outcome == denied
+    told = bearer.dfs("HEAD", query=of_filesystem)
+    assert told.headers["x-ms-namespace-enabled"] == "false"

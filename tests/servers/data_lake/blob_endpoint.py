@@ -17,7 +17,10 @@ _WRITES = (*conditions.NAMES, *writing.CONTENT)
 
 
 def get_account_information(asked: Asked) -> Answer:
-    """Get Account Information: also what tells a hierarchical namespace from a flat one."""
+    """Get Account Information: also what tells a hierarchical namespace from a flat one.
+
+    The service knows it by key and SAS; a token needs a role that those who read data have not.
+    """
     hierarchical = "true" if asked.account.hierarchical else "false"
     return Answer(
         200,
@@ -63,7 +66,7 @@ def delete_container(asked: Asked) -> Answer:
 def _of_containers() -> list[Operation]:
     return [
         *(
-            Operation(method, scope, get_account_information, _INFORMATION)
+            Operation(method, scope, get_account_information, _INFORMATION, by_token=False)
             for method in ("GET", "HEAD")
             for scope in ("account", "filesystem", "path")
         ),

@@ -61,7 +61,7 @@ class Operation:
     has_body: bool = False
     needs: str = ""
     by_container_sas: bool = True
-    on_list: bool = False
+    by_token: bool = True
     makes_filesystem: bool = False
 
     def is_asked_by(self, call: Call) -> bool:
@@ -95,7 +95,9 @@ class Operation:
         if not call.version:
             raise Refusal("MissingRequiredHeader", "x-ms-version")
         self.check(call)
-        kind = "c" if self.on_list else _RESOURCE_TYPES[call.scope]
+        if rights.is_of_token and not self.by_token:
+            raise Refusal("AuthorizationPermissionMismatch", "not by a token")
+        kind = _RESOURCE_TYPES[call.scope]
         rights.require(self.needs, kind, by_container=self.by_container_sas)
         needs_filesystem = call.scope != "account" and not self.makes_filesystem
         with account.lock:

@@ -13,6 +13,7 @@ class Rights:
     resource_types: str = ""
     resource: str = ""
     is_all: bool = False
+    is_of_token: bool = False
 
     def require(self, any_of: str, resource_type: str, *, by_container: bool) -> None:
         """Raise unless one of the permissions is given for such a resource."""
@@ -34,3 +35,4 @@ class Rights:
 
 
 ALL = Rights("", is_all=True)
+OF_TOKEN = Rights("", is_all=True, is_of_token=True)

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from servers.data_lake.calls import Call, now, seconds_of
 from servers.data_lake.namespace import Account
 from servers.data_lake.refusals import Refusal, unknown
-from servers.data_lake.rights import ALL, Rights
+from servers.data_lake.rights import ALL, OF_TOKEN, Rights
 
 _LATEST_SECONDS = 15 * 60
 _SAS_FIELDS = frozenset(
@@ -58,7 +58,7 @@ def rights_of(call: Call, account: Account) -> Rights:
     if scheme == "Bearer":
         if credential not in account.tokens:
             raise Refusal("InvalidAuthenticationInfo", headers=_CHALLENGE)
-        return ALL
+        return OF_TOKEN
     if scheme:
         raise Refusal("InvalidAuthenticationInfo", headers=_CHALLENGE)
     raise Refusal("NoAuthenticationInformation", headers=_CHALLENGE)
