@@ -28,9 +28,11 @@ import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
 from servers import azure_files as azure_files_server
 from servers import azurite as azurite_server
+from servers import data_lake as data_lake_server
 from servers import prefect_server
 from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
+from servers.data_lake import DataLake
 from servers.prefect_server import PrefectServer
 
 _MEMORY, _ROOM = Path("/dev/shm"), 2**30
@@ -54,7 +56,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 pytest.register_assert_rewrite("prefect_datastores.testing")
-_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer, AzureFiles]]()
+_SERVERS = pytest.StashKey[tuple[Azurite, PrefectServer, AzureFiles, DataLake]]()
 _RUNS_NO_TEST = ("collectonly", "help", "version", "markers", "showfixtures", "setupplan")
 
 
@@ -71,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 azurite_server.start(folder),
                 prefect_server.start(folder),
                 azure_files_server.start(folder, token="a-token-of-the-tests"),
+                data_lake_server.start(folder),
             )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
@@ -121,6 +124,14 @@ def azure_files(pytestconfig: pytest.Config) -> AzureFiles:
     return running
 
 
+@pytest.fixture(scope="session")
+def data_lake(pytestconfig: pytest.Config) -> DataLake:
+    """The run's account with a hierarchical namespace, ready."""
+    running = pytestconfig.stash[_SERVERS][3]
+    running.server.wait_until_ready()
+    return running
+
+
 @pytest.fixture
 def share(azure_files: AzureFiles) -> Iterator[str]:
     """The name of a new, empty share."""
@@ -131,3 +142,25 @@ def share(azure_files: AzureFiles) -> Iterator[str]:
         made = service.create_share(f"test-{uuid.uuid4().hex}")
         yield made.share_name
         made.delete_share(delete_snapshots=True)
+
+
+@pytest.fixture(scope="session")
+def flat_data_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataLake]:
+    """An account without a hierarchical namespace, which takes a token; for a few tests only."""
+    folder = tmp_path_factory.mktemp("flat-data-lake")
+    running = data_lake_server.start(folder, flat=True, tokens=[data_lake_server.TOKEN])
+    try:
+        running.server.wait_until_ready()
+        yield running
+    finally:
+        running.server.stop()
+
+
+@pytest.fixture
+def filesystem(data_lake: DataLake) -> Iterator[str]:
+    """The name of a new, empty filesystem of the data lake."""
+    credential = {"account_name": data_lake.account, "account_key": data_lake.key}
+    with BlobServiceClient(data_lake.blob_url, credential=credential) as service:
+        made = service.create_container(f"test-{uuid.uuid4().hex}")
+        yield made.container_name
+        made.delete_container()
