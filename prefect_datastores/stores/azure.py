@@ -152,7 +152,7 @@ class AzureService:
     def refusal(self, answer: Answer, method: str, name: str) -> DatastoreError:
         """Return what an answer says that is none of the good ones."""
         error = self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
-        if isinstance(error, PlaceTaken) and method in {"GET", "HEAD"}:
+        if isinstance(error, PlaceTaken) and name and method in {"GET", "HEAD"}:
             return ObjectNotFound(str(error))  # a folder is no object
         return error
 
