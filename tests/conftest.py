@@ -22,6 +22,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -142,6 +143,15 @@ def share(azure_files: AzureFiles) -> Iterator[str]:
         made = service.create_share(f"test-{uuid.uuid4().hex}")
         yield made.share_name
         made.delete_share(delete_snapshots=True)
+
+
+@pytest.fixture
+def share_store(azure_files: AzureFiles, share: str) -> Iterator[Any]:
+    """A new, empty share as a store of short parts."""
+    from small_stores import SmallShareStore  # after the assertions of the contract are rewritten
+
+    with closing(SmallShareStore(azure_files.url, share, account_key=azure_files.key)) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -86,13 +86,13 @@ def blob_store(azurite: Azurite, container: ContainerClient) -> Iterator[ObjectS
         yield store
 
 
-@pytest.fixture(params=["memory", "local", "unswapping", "blob"])
+@pytest.fixture(params=["memory", "local", "unswapping", "blob", "share"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """An empty store of each kind."""
     if request.param == "memory":
         yield MemoryStore()
-    elif request.param == "blob":
-        yield request.getfixturevalue("blob_store")
+    elif request.param in {"blob", "share"}:
+        yield request.getfixturevalue(f"{request.param}_store")
     else:
         kind = SmallLocalStore if request.param == "local" else UnswappingLocalStore
         (tmp_path / "store").mkdir()

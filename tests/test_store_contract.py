@@ -47,9 +47,8 @@ def missing_blob_store(azurite: Azurite) -> Iterator[BlobStore]:
 
 class TestShareStore(StoreContract):
     @pytest.fixture
-    def store(self, azure_files: AzureFiles, share: str) -> Iterator[ObjectStore]:
-        with closing(SmallShareStore(azure_files.url, share, account_key=azure_files.key)) as store:
-            yield store
+    def store(self, share_store: ObjectStore) -> ObjectStore:
+        return share_store
 
     @pytest.fixture
     def missing_store(self, azure_files: AzureFiles) -> Iterator[ObjectStore]:

@@ -19,7 +19,6 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
     PartLost,
-    SourceChanged,
     StageFailed,
     TransferCancelled,
 )
@@ -49,7 +48,13 @@ from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
-from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Pending, part_size
+from prefect_datastores.stores.base import (
+    ObjectInfo,
+    ObjectStore,
+    Pending,
+    part_size,
+    stored_digest,
+)
 
 SMALL = 128 * 1024
 """Bytes up to which an object's request is what takes time, and not its content."""
@@ -345,7 +350,7 @@ class _Fetching:
 
     def _is_same(self, item: Fetch, lanes: Lanes) -> bool:
         """Compare digests; without one at the service nothing can be said, so it is fetched again."""
-        stored = self._stored_digest(item)
+        stored = stored_digest(self._store, item.info)
         if stored is None:
             return False
         fd = self._folder.open_read(item.path)
@@ -353,16 +358,6 @@ class _Fetching:
             return md5_of_file(fd, lanes.cancellation) == stored
         finally:
             os.close(fd)
-
-    def _stored_digest(self, item: Fetch) -> bytes | None:
-        """Return the digest that the service holds of an object, and ask for it where a listing does not tell."""
-        info = item.info
-        if info.digest is not None or self._lists_digest or not info.size:
-            return info.digest
-        now = self._store.head(item.name)
-        if now.etag != info.etag:
-            raise SourceChanged(f"{info.name!r} changed since it was listed; download again.")
-        return now.digest
 
     def _filled(self, item: Fetch, lanes: Lanes, begun: _Begun | None) -> _Moving:
         """Fetch an object, once more where it was damaged on its way."""
@@ -386,7 +381,7 @@ class _Fetching:
                 came = begun.take(moving) if begun is not None and not moving.cached else None
                 digest = self._fill(moving, came)
                 if not moving.was_told:  # all of it was here
-                    moving.digest = self._stored_digest(item)
+                    moving.digest = stored_digest(self._store, item.info)
                 if moving.digest not in {None, digest}:
                     raise _Damaged(
                         f"{item.info.name!r} arrived with another MD5 than the one stored with it; it was not "
@@ -404,7 +399,7 @@ class _Fetching:
         return moving
 
     def _required_digest(self, item: Fetch) -> bytes:
-        digest = self._stored_digest(item)
+        digest = stored_digest(self._store, item.info)
         if digest is None:
             raise _no_digest(item.info.name, self._store)
         return digest

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect_datastores.errors import (
     ConfigurationError,
@@ -59,6 +59,7 @@ from prefect_datastores.stores.base import (
     ObjectStore,
     Pending,
     Writing,
+    stored_digest,
 )
 from prefect_datastores.stores.decorated import (
     Ahead,
@@ -262,7 +263,7 @@ class _Publishing:
 
     def _same(self) -> Sequence[ObjectRow] | None:
         """Return rows that say so where the folder shows just these files already."""
-        count = 0
+        count, lists_digest = 0, self._store.capabilities.lists_digest
 
         def counted(infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
             nonlocal count
@@ -278,7 +279,10 @@ class _Publishing:
             return None
         sends = made.sends
         if count != len(sends) or not all(
-            item.verdict == "compare" and item.replaces and item.replaces.digest for item in sends
+            item.verdict == "compare"
+            and item.replaces
+            and (item.replaces.digest or not lists_digest)
+            for item in sends
         ):
             return None
         differs = threading.Event()
@@ -290,7 +294,7 @@ class _Publishing:
                     digest = md5_of_file(fd, lanes.cancellation)
                 finally:
                     os.close(fd)
-                if item.replaces is None or digest != item.replaces.digest:
+                if item.replaces is None or digest != stored_digest(self._store, item.replaces):
                     differs.set()
             return _row(item, "unchanged")
 
@@ -476,8 +480,17 @@ def _remove(store: ObjectStore, folder: str) -> None:
 # -- what is sent, and what is stored -------------------------------------------------------------
 
 
-def _ledger() -> Spool[tuple[str, int, bytes]]:
-    return Spool(lambda entry: entry, lambda entry: entry)
+class Sent(NamedTuple):
+    """An object that was stored, as it was sent; and the version that it is then."""
+
+    name: str
+    size: int
+    digest: bytes
+    etag: str
+
+
+def _ledger() -> Spool[Sent]:
+    return Spool(tuple, lambda entry: Sent(*entry))
 
 
 class _Staging(DecoratedStore):
@@ -488,7 +501,7 @@ class _Staging(DecoratedStore):
         inner: ObjectStore,
         folder: str,
         place: str,
-        ledger: Spool[tuple[str, int, bytes]],
+        ledger: Spool[Sent],
     ) -> None:
         super().__init__(inner)
         self._place, self._ledger = place, ledger
@@ -518,7 +531,7 @@ class _StagedWriting(DecoratedWriting):
         around: Around,
         ahead: Ahead,
         name: ObjectName,
-        ledger: Spool[tuple[str, int, bytes]],
+        ledger: Spool[Sent],
     ) -> None:
         super().__init__(inner, size, around, ahead)
         self._name, self._ledger = name, ledger
@@ -534,19 +547,18 @@ class _StagedWriting(DecoratedWriting):
 
     def _written_down(self, digest: bytes, commit: Callable[[], ObjectInfo]) -> ObjectInfo:
         info = commit()
-        self._ledger.append((str(self._name), info.size, digest))
+        self._ledger.append(Sent(str(self._name), info.size, digest, info.etag))
         return info
 
 
-def _verify(
-    store: ObjectStore, place: str, ledger: Spool[tuple[str, int, bytes]]
-) -> tuple[int, int]:
+def _verify(store: ObjectStore, place: str, ledger: Spool[Sent]) -> tuple[int, int]:
     """Return the count and the bytes of what is stored, where that is all that was sent and nothing else.
 
     Raises:
         IntegrityError: it is not.
     """
     count = size = 0
+    by_etag = not store.capabilities.lists_digest
 
     def counted() -> Iterator[ObjectInfo]:
         nonlocal count, size
@@ -555,14 +567,20 @@ def _verify(
             yield info
 
     with closing(Lookup(counted())) as there:
-        for name, sent, digest in ledger:
-            found = there(name)
-            if found is None or found.size != sent or found.digest not in {None, digest}:
+        for sent in ledger:
+            found = there(sent.name)
+            if found is None or not _is_sent(found, sent, by_etag=by_etag):
                 what = "is missing" if found is None else "has another length or MD5"
-                raise _wrong(store, f"{name!r} {what}")
+                raise _wrong(store, f"{sent.name!r} {what}")
     if count != len(ledger):
         raise _wrong(store, f"{count} objects are stored, and {len(ledger)} were sent")
     return count, size
+
+
+def _is_sent(found: ObjectInfo, sent: Sent, *, by_etag: bool) -> bool:
+    if by_etag and found.etag != sent.etag:
+        return False
+    return found.size == sent.size and found.digest in {None, sent.digest}
 
 
 def _wrong(store: ObjectStore, why: str) -> IntegrityError:

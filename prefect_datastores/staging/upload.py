@@ -48,6 +48,7 @@ from prefect_datastores.stores.base import (
     Pending,
     Writing,
     part_size,
+    stored_digest,
 )
 from prefect_datastores.stores.listed import list_objects
 
@@ -240,11 +241,9 @@ class _Sending:
         finally:
             os.close(fd)
 
-    @staticmethod
-    def _is_same(item: Send, fd: int, lanes: Lanes) -> bool:
-        if item.replaces is None or item.replaces.digest is None:
-            return False
-        return md5_of_file(fd, lanes.cancellation) == item.replaces.digest
+    def _is_same(self, item: Send, fd: int, lanes: Lanes) -> bool:
+        stored = stored_digest(self._store, item.replaces) if item.replaces else None
+        return stored is not None and md5_of_file(fd, lanes.cancellation) == stored
 
     def _move_in_spite_of_others(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
         """Send once more what another writer's commit of the same name, or its clearing up, took away."""

@@ -7,12 +7,15 @@ never code inside a store.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from prefect_datastores.errors import TransferError
+from prefect_datastores.errors import SourceChanged, TransferError
 from prefect_datastores.names import NameRules, ObjectName
+
+_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).digest()
 
 Result_co = TypeVar("Result_co", covariant=True)
 Answer = TypeVar("Answer")
@@ -295,6 +298,22 @@ class NoFolders:
     def remove_folder(self, name: ObjectName) -> None:
         """Refuse: `has_folders` is not set."""
         raise NotImplementedError
+
+
+def stored_digest(store: ObjectStore, info: ObjectInfo) -> bytes | None:
+    """Return the MD5 that the service holds of a listed version; where listings tell none, it is asked for.
+
+    Raises:
+        SourceChanged: it is another version by now.
+    """
+    if info.digest is not None or store.capabilities.lists_digest:
+        return info.digest
+    if not info.size:
+        return _OF_NOTHING
+    now = store.head(ObjectName(info.asked))
+    if now.etag != info.etag:
+        raise SourceChanged(f"{info.name!r} changed since it was listed.")
+    return now.digest
 
 
 def part_size(capabilities: Capabilities, size: int) -> int:
