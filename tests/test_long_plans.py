@@ -254,7 +254,7 @@ def test_many_objects_go_there_and_back(tmp_path: Path) -> None:
 
 def test_a_listing_is_found_by_name() -> None:
     infos = [ObjectInfo("a", 1, '"1"', b"digest", 1.5), ObjectInfo("b/", 0, "", is_marker=True)]
-    lookup = Lookup(infos)
+    lookup = Lookup(infos, NameRules())
     assert lookup("a") == infos[0]
     assert lookup("b/") is None
     assert lookup("c") is None

@@ -1489,3 +1489,30 @@ def test_ctrl_c_ends_what_prefect_fetches_too(destination: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             store.get_directory(local_path=str(destination))
         assert time.monotonic() - began < 30
+
+
+def test_names_that_a_place_takes_for_one_are_one_object(
+    share_store: ObjectStore, source: Path, tmp_path: Path
+) -> None:
+    """A share tells no upper case from lower: what is the same is not sent again, and what differs replaces it."""
+    make_tree(source, {f"Model/{n}.PKL": b"new" if n == 3 else b"same" for n in range(20)})
+    for number in range(20):
+        put(share_store, f"model/{number}.pkl", b"same")
+    report = send(share_store, source, overwrite="if_changed")
+    assert [row.name for row in report.rows if row.action == "moved"] == ["Model/3.PKL"]
+    assert {row.action for row in report.rows if row.name != "Model/3.PKL"} == {"unchanged"}
+    assert get(share_store, "model/3.pkl") == b"new"
+    assert len(content_below(share_store)) == 20
+    assert {row.action for row in send(share_store, source, overwrite="skip").rows} == {"skipped"}
+    with pytest.raises(ObjectExists):
+        send(share_store, source, overwrite="fail")
+
+
+@pytest.mark.parametrize("character", ['"', ":", "|", "<", ">", "*", "?", "\t"])
+def test_what_a_share_refuses_is_found_in_the_plan(
+    share_store: ObjectStore, source: Path, character: str
+) -> None:
+    make_tree(source, {"fine": b"1", f"sub/not{character}fine": b"2"})
+    with pytest.raises(UnsafeName, match="which the service refuses"):
+        send(share_store, source)
+    assert content_below(share_store) == {}

@@ -273,7 +273,7 @@ class _Publishing:
 
         try:
             listing = counted(objects(self._store, folder_prefix(self._folder)))
-            with closing(Lookup(listing)) as there:
+            with closing(Lookup(listing, self._store.name_rules())) as there:
                 made = plan_upload(self._source.files, self._folder, "if_changed", there)
         except (IntegrityError, SourceChanged):  # what cannot be read whole is published anew
             return None
@@ -566,7 +566,7 @@ def _verify(store: ObjectStore, place: str, ledger: Spool[Sent]) -> tuple[int, i
             count, size = count + (not info.is_marker), size + info.size
             yield info
 
-    with closing(Lookup(counted())) as there:
+    with closing(Lookup(counted(), store.name_rules())) as there:
         for sent in ledger:
             found = there(sent.name)
             if found is None or not _is_sent(found, sent, by_etag=by_etag):

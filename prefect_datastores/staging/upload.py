@@ -66,7 +66,8 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
         ConfigurationError: the folder was published at once.
     """
     # Names first: a bad one must not reach the service, not even in a question about it.
-    check_names(source.files, target, store.name_rules())
+    rules = store.name_rules()
+    check_names(source.files, target, rules)
     if is_kept_for_publishing(target.split("/")):
         raise UnsafeName(
             f"The folder {target!r} is kept for what is published at once; name another."
@@ -77,7 +78,7 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
     if len(source.files) > _FEW:
         with (
             contextlib.suppress(AccessDenied),  # a SAS that may read but not list
-            closing(Lookup(list_objects(store, folder_prefix(target)))) as existing,
+            closing(Lookup(list_objects(store, folder_prefix(target)), rules)) as existing,
         ):
             refuse_published(store, target, existing)
             return plan_upload(source.files, target, overwrite, existing)
