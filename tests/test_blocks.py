@@ -31,6 +31,7 @@ from prefect_datastores import (
     ServicePrincipal,
 )
 from prefect_datastores.datastores.auth import AzureAuth
+from prefect_datastores.datastores.azure_account import Service
 from prefect_datastores.errors import ObjectNotFound, UnsafeName
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -433,6 +434,25 @@ def test_clouds_custom_domains_and_emulators_have_their_addresses(
         **place,
     )
     assert made.url == url
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "urls"),
+    [
+        ("core.usgovcloudapi.net", "https://account1.{}.core.usgovcloudapi.net"),
+        ("https://account1.blob.core.windows.net", "https://account1.{}.core.windows.net"),
+        ("https://account1.z7.dfs.storage.azure.net/", "https://account1.z7.{}.storage.azure.net"),
+        ("https://data.example.com", "https://data.example.com"),
+        ("127.0.0.1:10000", "https://127.0.0.1:10000/account1"),
+        ("https://127.0.0.1:10000/other", "https://127.0.0.1:10000/other"),
+    ],
+)
+def test_the_services_of_an_account_have_an_address_each(endpoint: str, urls: str) -> None:
+    made = AzureBlobDatastore(account_name="account1", container_name="data", endpoint=endpoint)
+    services: list[Service] = ["blob", "file", "dfs"]
+    for service in services:
+        assert made.service_url(service) == urls.format(service)
+    assert made.account_url == made.service_url("blob")
 
 
 # -- drop-in for Prefect's storage blocks ---------------------------------------------------------

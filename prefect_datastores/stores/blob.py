@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from prefect_datastores.errors import (
     IntegrityError,
@@ -23,13 +22,7 @@ from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer, Head, Receive
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
-from prefect_datastores.stores.signing import (
-    KeySigner,
-    NoSigner,
-    SasSigner,
-    Signer,
-    TokenSigner,
-)
+from prefect_datastores.stores.signing import signer_of
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -61,14 +54,9 @@ class BlobStore(NoFolders):
             ConfigurationError: the address is none.
             AuthenticationFailed: the account key is none.
         """
-        signer: Signer = NoSigner()
-        if account_key:
-            # A custom domain does not tell the account, which a key signs for.
-            signer = KeySigner(account_name or _account_of(account_url), account_key)
-        elif sas_token:
-            signer = SasSigner(sas_token)
-        elif token:
-            signer = TokenSigner(token, account_url)
+        signer = signer_of(
+            account_url, account_name, account_key=account_key, sas_token=sas_token, token=token
+        )
         self._service = AzureService(account_url, container, signer)
         self.url = self._service.url
 
@@ -349,9 +337,3 @@ def _conditions(replaces: str | None, if_absent: bool) -> dict[str, str]:
     if if_absent:
         return {"If-None-Match": "*"}
     return {"If-Match": replaces} if replaces is not None else {}
-
-
-def _account_of(account_url: str) -> str:
-    """Return the account: the path of an emulator's URL, else the host's first label."""
-    split = urlsplit(account_url)
-    return split.path.strip("/") or (split.hostname or "").partition(".")[0]

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from prefect_datastores.errors import AuthenticationFailed, ConfigurationError
 from prefect_datastores.redaction import guard_loggers, remember
@@ -198,3 +198,30 @@ class TokenSigner:
             self._token = None
             self._tenant = named[1] if named else self._tenant
         return True
+
+
+def signer_of(
+    account_url: str,
+    account_name: str | None = None,
+    *,
+    account_key: str | None = None,
+    sas_token: str | None = None,
+    token: TokenCredential | None = None,
+) -> Signer:
+    """Return what signs by the credential that is given; with none, nothing is signed.
+
+    Raises:
+        AuthenticationFailed: the account key is none.
+    """
+    if account_key:
+        # A custom domain does not tell the account, which a key signs for.
+        return KeySigner(account_name or _account_of(account_url), account_key)
+    if sas_token:
+        return SasSigner(sas_token)
+    return TokenSigner(token, account_url) if token else NoSigner()
+
+
+def _account_of(account_url: str) -> str:
+    """Return the account: the path of an emulator's URL, else the host's first label."""
+    split = urlsplit(account_url)
+    return split.path.strip("/") or (split.hostname or "").partition(".")[0]

@@ -1,0 +1,173 @@
+"""What datastores in a storage account share: the account, its address, and how it is signed in to.
+
+A kind names its fields one by one, by the types here: their order is part of a block's schema, and
+inherited fields would all stand before its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
+
+from prefect_datastores.datastores.auth import (
+    Anonymous,
+    AzureAuth,
+    Identity,
+    not_prefilled,
+)
+from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.names import account_name
+
+Service = Literal["blob", "file", "dfs"]
+
+PUBLIC_CLOUD = "core.windows.net"
+NO_VALUE = Identity()
+"""The way to sign in of a block that names none."""
+
+Account = Annotated[str, Field(title="Account", description="The name of the storage account.")]
+SignIn = Annotated[
+    AzureAuth,
+    Field(
+        title="Sign in with",
+        description="How the container is opened; by the machine's own identity unless another way is filled in.",
+        json_schema_extra=not_prefilled,
+    ),
+]
+HttpProtocol = Annotated[
+    str,
+    Field(
+        title="Protocol",
+        description="https unless given; http is for an emulator.",
+        json_schema_extra=not_prefilled,
+    ),
+]
+Endpoint = Annotated[
+    str,
+    Field(
+        title="Endpoint",
+        description="core.windows.net unless given; another cloud's suffix (core.chinacloudapi.cn, ...), a whole URL "
+        "of a custom domain, or host:port of an emulator.",
+        json_schema_extra=not_prefilled,
+    ),
+]
+Subscription = Annotated[
+    str,
+    Field(
+        title="Subscription",
+        description="The subscription of the account.",
+        json_schema_extra=not_prefilled,
+    ),
+]
+ResourceGroup = Annotated[
+    str,
+    Field(
+        title="Resource group",
+        description="The resource group of the account.",
+        json_schema_extra=not_prefilled,
+    ),
+]
+
+_SERVICES = ("blob", "file", "dfs")
+_LOOPBACK_NAMES = {"localhost", "host.docker.internal", "azurite"}
+
+
+class AzureAccountDatastore(FileDatastore):
+    """A place in a storage account; its address is checked, and no credential travels in clear."""
+
+    service: ClassVar[Service]
+
+    if TYPE_CHECKING:  # each kind has them, in an order of its own
+        account_name: str
+        auth: AzureAuth
+        protocol: str
+        endpoint: str
+        subscription_id: str
+        resource_group: str
+
+    @field_validator("account_name", check_fields=False)
+    @classmethod
+    def _account(cls, value: str) -> str:
+        return account_name(value)
+
+    @field_validator("protocol", check_fields=False)
+    @classmethod
+    def _protocol(cls, value: str) -> str:
+        if value not in {"http", "https"}:
+            raise ConfigurationError(
+                f"protocol={value!r} is refused: use 'https', or 'http' for an emulator."
+            )
+        return value
+
+    @field_validator("endpoint", check_fields=False)
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if any(sign in value for sign in "?#@"):  # a SAS in it would be shown, and kept in clear
+            raise ConfigurationError(
+                "The endpoint is refused: give an address alone, without user, '?' or '#'; a SAS token has a "
+                "field of its own."
+            )
+        scheme, found, rest = value.partition("://")
+        if found and scheme.lower() not in {"http", "https"}:
+            raise ConfigurationError(f"The endpoint {value!r} is refused: use https.")
+        return f"{scheme.lower()}://{rest}" if found else value
+
+    @model_validator(mode="after")
+    def _no_credential_in_clear(self) -> Self:
+        host = self.account_url.partition("://")[2].partition("/")[0]
+        if (
+            self.account_url.startswith("http://")
+            and not isinstance(self.auth, Anonymous)
+            and not is_local(host)
+        ):
+            raise ConfigurationError(
+                f"A credential would travel to {host} in clear: use protocol='https' (http is for emulators)."
+            )
+        return self
+
+    @property
+    def account_url(self) -> str:
+        """Where the account's own service of this kind is."""
+        return self.service_url(self.service)
+
+    def service_url(self, service: Service) -> str:
+        """Where one of the account's services is."""
+        if "://" in self.endpoint:
+            url = self.endpoint.rstrip("/")
+            host, _, path = url.partition("://")[2].partition("/")
+            if is_local(host):
+                # An emulator tells its accounts by the path, the service by the host.
+                return url if path else f"{url}/{self.account_name}"
+            return _of_service(url, service)
+        host = self.endpoint.strip("/")
+        if ":" in host or is_local(host):
+            return f"{self.protocol}://{host}/{self.account_name}"
+        return f"{self.protocol}://{self.account_name}.{service}.{host}"
+
+    @property
+    def sign_in(self) -> str:
+        """How the datastore signs in, in a word."""
+        return str(type(self.auth).model_config.get("title", "")).lower()
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine or one beside it, where emulators are."""
+    name = host.rpartition(":")[0].strip("[]") if ":" in host else host
+    if name in _LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_private
+    except ValueError:
+        return False
+
+
+def _of_service(url: str, service: Service) -> str:
+    """Return the URL of another service beside one that is named in a URL; a custom domain stays."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    for other in _SERVICES:
+        host = host.replace(f".{other}.", f".{service}.", 1)
+    return f"{scheme}://{host}{slash}{path}"
