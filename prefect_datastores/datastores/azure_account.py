@@ -7,6 +7,7 @@ inherited fields would all stand before its own.
 from __future__ import annotations
 
 import ipaddress
+import time
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,9 +22,11 @@ from prefect_datastores.datastores.auth import (
 )
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.connection_string import read_connection_string
-from prefect_datastores.datastores.credentials import store_arguments
+from prefect_datastores.datastores.credentials import sas_token_of, store_arguments
+from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.names import account_name
+from prefect_datastores.stores.sas import Need, read_sas, said
 
 Service = Literal["blob", "file", "dfs"]
 
@@ -75,6 +78,7 @@ ResourceGroup = Annotated[
 ]
 
 _SERVICES = ("blob", "file", "dfs")
+_SOON = 15 * 60.0  # seconds; a stage may well take as long
 _LOOPBACK_NAMES = {"localhost", "host.docker.internal", "azurite"}
 
 
@@ -171,6 +175,26 @@ class AzureAccountDatastore(FileDatastore):
     def sign_in(self) -> str:
         """How the datastore signs in, in a word."""
         return str(type(self.auth).model_config.get("title", "")).lower()
+
+    def check_credential(self, need: Need = "", *, seconds: float = 0.0) -> None:
+        """Read the SAS, where that is how the account is opened."""
+        if not (token := sas_token_of(self.auth)):
+            return
+        access, (protocol, _, _) = read_sas(token), self.account_url.partition("://")
+        if fault := access.fault(need, self.service, protocol):
+            raise fault
+        if access.ends is not None and access.ends < time.time() + max(seconds, _SOON):
+            run_log().warning(
+                "The SAS token of %s ends at %s: what takes longer fails. Make one that lasts.",
+                self.url,
+                said(access.ends),
+            )
+
+    @property
+    def credential_says(self) -> str:
+        """What a SAS allows, and until when."""
+        token = sas_token_of(self.auth)
+        return f"SAS token: {read_sas(token)}" if token else ""
 
     def _signed_in(self) -> dict[str, Any]:
         """Return the arguments by which a store of this account signs in."""

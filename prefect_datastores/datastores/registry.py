@@ -299,6 +299,7 @@ def _taken(name: str) -> DatastoreExists:
 
 
 def _validate(datastore: FileDatastore, *, create: bool, validate: bool) -> None:
+    datastore.check_credential()
     store = datastore._connect()  # noqa: SLF001
     try:
         if create:
