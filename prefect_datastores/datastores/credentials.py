@@ -74,6 +74,11 @@ def sas_token_of(auth: AzureAuth) -> str:
     return ""
 
 
+def by_token(auth: AzureAuth) -> bool:
+    """Tell whether that way to sign in is an identity's, by a token."""
+    return type(auth) in _MAKERS
+
+
 def token_credential(auth: AzureAuth, endpoint: str = "") -> TokenCredential:
     """Return what gets tokens; nobody is asked for one yet.
 

@@ -30,6 +30,7 @@ CLIENT = "11111111-2222-3333-4444-555555555555"
 SECRET = "secret-of-the-application-0123456789"
 FEDERATED = "token-of-a-pod.0123456789.abcdefgh"
 HEADER = "header-that-only-the-machine-knows"
+OBJECT = "0b1ec700-0000-4000-8000-000000000001"
 USER_ASSIGNED = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 RESOURCE_ID = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{TENANT}"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -65,6 +66,8 @@ class Identities:
             "nbf": now - 600,
             "exp": now + 3600,
             "tid": TENANT,
+            "oid": OBJECT,
+            "idtyp": "app",
             "jti": len(self.asked),
         }
         return _signed(claims)
