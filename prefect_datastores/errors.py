@@ -7,6 +7,7 @@
     ├── AccessError (PermissionError)             the service, or the disk, said no
     │   ├── AuthenticationFailed                  key, token or identity is not accepted
     │   ├── AccessDenied                          accepted, but without the right to do this
+    │   │   └── FirewallDenied                    this machine's address or network is not let in
     │   └── CredentialExpired                     was accepted once; its time is over
     ├── EndpointUnreachable (ConnectionError)     no such host, or nobody answers there
     ├── ContainerNotFound (FileNotFoundError)     the container (or root folder) is missing
@@ -75,6 +76,10 @@ class AuthenticationFailed(AccessError):
 
 class AccessDenied(AccessError):
     """The credential is accepted but lacks the right."""
+
+
+class FirewallDenied(AccessDenied):
+    """The service does not let this machine's address or network in, whatever the credential."""
 
 
 class CredentialExpired(AccessError):

@@ -123,8 +123,8 @@ class EstimatorRun:
     def _run(self, scope: str, cancelled: Any) -> dict[str, Any]:
         self._uploads = with_outputs(self._references, self._spec.name, self._id)
         outputs = next(item for item in self._uploads if item.path_on_compute == OUTPUTS)
-        for reference in self._uploads:
-            preflight(reference)
+        for reference in (*self._downloads, *self._uploads):
+            preflight(reference, seconds=self._spec.max_run_duration_seconds or 0.0)
         source = self._bring_source(scope)
         futures = {
             reference.name: download.submit(reference, self._place(reference), scope=scope)

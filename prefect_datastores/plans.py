@@ -89,7 +89,7 @@ def _planned(reference: DataReference) -> PlannedReference:
             "upload", reference.uri, url, None, None, reference.overwrite, reference.when
         )
     request = download_request(reference)
-    with datastore.open_store() as store:
+    with datastore.open_store(need="read") as store:
         made = download.plan(store, Path("/nonexistent"), request)
     return PlannedReference(
         "download", reference.uri, url, len(made.fetches), made.size, reference.overwrite, "before"

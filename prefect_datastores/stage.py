@@ -126,8 +126,9 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             uploads = {
                 key: reference for key, reference in ready.items() if reference.mode == "upload"
             }
-            for key, reference in uploads.items():
+            for reference in ready.values():
                 preflight(reference)
+            for key, reference in uploads.items():
                 if not reference.path_on_compute:
                     self._places[key].mkdir(parents=True)
             downloads = {

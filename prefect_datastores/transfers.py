@@ -90,7 +90,7 @@ def fetch(
     if wanted.mode == "upload":
         raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
     cancellation = cancellation or Cancellation()
-    with resolve(wanted).open_store(cancellation, progress) as store:
+    with resolve(wanted).open_store(cancellation, progress, need="read") as store:
         report = downloading.download(
             store,
             folder,
@@ -120,7 +120,7 @@ def deliver(
     """
     found, target = upload_source(source, reference)
     cancellation, datastore = cancellation or Cancellation(), resolve(reference)
-    with datastore.open_store(cancellation, progress) as store:
+    with datastore.open_store(cancellation, progress, need="write") as store:
         if reference.publish == "atomic" and source.is_dir():
             return publishing.publish(
                 store,
@@ -184,19 +184,29 @@ def upload_folder(file_name: str, reference: DataReference) -> str:
     return folder if last == file_name else reference.path_on_datastore
 
 
-def preflight(reference: DataReference) -> None:
-    """Return when an upload at the end has a chance, so that no work is done for nothing.
+def preflight(reference: DataReference, *, seconds: float = 0.0) -> None:
+    """Return when a transfer has a chance, so that no work is done for nothing.
 
-    The right to write is tried by a write that nobody sees; the right to look at what is there is
-    needed unless it is replaced anyway.
+    Of a download, what the credential says of itself. Of an upload the right to write is tried too,
+    by a write that nobody sees; the right to look at what is there is needed unless it is replaced
+    anyway. `seconds` is how long what comes before it may take.
 
     Raises:
-        DatastoreError: the container is missing, the credential is refused or lacks a right, the
-            name is refused, or what is there cannot be added to, or published over.
+        DatastoreError: the container is missing, the credential is refused, ended or lacks a right,
+            the name is refused, or what is there cannot be added to, or published over.
     """
+    datastore = resolve(reference)
+    if reference.mode == "upload":
+        datastore.check_credential("write", seconds=seconds)
+        _try_upload(datastore, reference)
+    else:
+        datastore.check_credential("read")
+
+
+def _try_upload(datastore: FileDatastore, reference: DataReference) -> None:
     file = reference.path_on_compute.rpartition("/")[2]
     normal_path(join(reference.path_on_datastore, file))
-    with resolve(reference).open_store() as store:
+    with datastore.open_store() as store:
         probe = join(
             reference.path_on_datastore, f".prefect-datastores-probe-{secrets.token_hex(6)}"
         )

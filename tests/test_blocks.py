@@ -25,10 +25,15 @@ from prefect_datastores import (
     AccountKey,
     Anonymous,
     AzureBlobDatastore,
+    AzureCli,
+    Certificate,
+    ConnectionString,
     Identity,
     LocalDatastore,
+    ManagedIdentity,
     SasToken,
     ServicePrincipal,
+    WorkloadIdentity,
 )
 from prefect_datastores.datastores.auth import AzureAuth
 from prefect_datastores.datastores.azure_account import Service
@@ -44,6 +49,28 @@ VARIANTS = [
     AccountKey(account_key=SecretStr(SECRET)),
     SasToken(sas_token=SecretStr(f"?sv=2024&sig={SECRET}")),
     ServicePrincipal(tenant_id="tenant", client_id="client", client_secret=SecretStr(SECRET)),
+    ServicePrincipal(
+        tenant_id="tenant",
+        client_id="client",
+        client_secret=SecretStr(SECRET),
+        authority_url="https://login.microsoftonline.us",
+        resource_url="https://storage.azure.com/",
+    ),
+    Certificate(
+        certificate_tenant_id="tenant",
+        certificate_client_id="client",
+        certificate=SecretStr(f"-----BEGIN {SECRET}"),
+        certificate_password=SecretStr(SECRET),
+    ),
+    ConnectionString(connection_string=SecretStr(f"AccountName=account1;AccountKey={SECRET}")),
+    ManagedIdentity(),
+    ManagedIdentity(managed_identity_id="0000-1111"),
+    WorkloadIdentity(),
+    WorkloadIdentity(
+        workload_tenant_id="tenant", workload_client_id="client", federated_token_file="/token"
+    ),
+    AzureCli(),
+    AzureCli(cli_tenant_id="tenant"),
     Anonymous(),
 ]
 
@@ -134,6 +161,7 @@ def test_every_way_to_sign_in_has_a_tab_with_a_key_of_its_own() -> None:
     assert all(model["properties"] for model in models)
     assert [model["title"] for model in models] == [
         *("Identity", "Account key", "SAS token", "Service principal", "Anonymous"),
+        *("Connection string", "Certificate", "Managed identity", "Workload identity", "Azure CLI"),
     ]
 
 
@@ -158,7 +186,7 @@ def test_every_secret_is_known_as_one() -> None:
         for key, field in member.model_fields.items()
         if field.annotation is SecretStr
     }
-    assert len(secrets) == 3
+    assert len(secrets) == 6
     assert set(fields(AzureBlobDatastore)["secret_fields"]) == secrets
     assert fields(LocalDatastore)["secret_fields"] == []
 
@@ -288,6 +316,28 @@ def post_as_the_form(client: SyncPrefectClient, kind: type[Block], name: str, da
             ServicePrincipal(tenant_id="t", client_id="c", client_secret=SecretStr(SECRET)),
         ),
         ({"anonymous": True}, Anonymous()),
+        (
+            {"connection_string": f"AccountName=account1;AccountKey={SECRET}"},
+            ConnectionString(
+                connection_string=SecretStr(f"AccountName=account1;AccountKey={SECRET}")
+            ),
+        ),
+        (
+            {
+                "certificate_tenant_id": "t",
+                "certificate_client_id": "c",
+                "certificate": SECRET,
+                "certificate_password": "",
+            },
+            Certificate(
+                certificate_tenant_id="t",
+                certificate_client_id="c",
+                certificate=SecretStr(SECRET),
+            ),
+        ),
+        ({"managed_identity": True}, ManagedIdentity()),
+        ({"workload_identity": True}, WorkloadIdentity()),
+        ({"azure_cli": True}, AzureCli()),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -380,7 +430,12 @@ def test_what_no_service_would_take_is_refused(wrong: dict[str, str], says: str)
     ],
     ids=str,
 )
-@pytest.mark.parametrize("auth", VARIANTS[:-1], ids=lambda auth: type(auth).__name__)
+@pytest.mark.parametrize(
+    "auth",
+    # A connection string has an address of its own, to which another one is an error anyway.
+    [auth for auth in VARIANTS if not isinstance(auth, Anonymous | ConnectionString)],
+    ids=lambda auth: type(auth).__name__,
+)
 def test_no_credential_travels_in_clear(auth: AzureAuth, place: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match=r"would travel to .* in clear: use protocol='https'"):
         AzureBlobDatastore(account_name="account1", container_name="data", auth=auth, **place)

@@ -23,10 +23,11 @@ LAYERS = [
     {"azureml", "cli", "demo", "submitted", ""},
 ]
 KNOW_NO_PREFECT = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3]
-MAY_IMPORT_AZURE = ("stores/", "datastores/auth.py")
+MAY_IMPORT_AZURE = ("stores/", "datastores/credentials.py", "datastores/grants.py")
 
 PUBLIC = {
     *("AccountKey", "Anonymous", "Identity", "SasToken", "ServicePrincipal"),
+    *("AzureCli", "Certificate", "ConnectionString", "ManagedIdentity", "WorkloadIdentity"),
     *("AnyDatastore", "AzureBlobDatastore", "LocalDatastore", "Datastore"),
     *("DataReference", "DatastoreError", "Estimator"),
     *("stage", "staged", "download", "upload"),

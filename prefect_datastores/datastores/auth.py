@@ -8,14 +8,11 @@ model where there is no value, so that is the one that is meant without a value.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from prefect_datastores.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
 
 
 def not_prefilled(schema: dict[str, Any]) -> None:
@@ -25,6 +22,13 @@ def not_prefilled(schema: dict[str, Any]) -> None:
     value, unless the page was just reloaded: saving it would reset the way to sign in.
     """
     schema.pop("default", None)
+
+
+def _meant(value: bool) -> bool:
+    """Refuse a way to sign in that is chosen and crossed out at once."""
+    if not value:
+        raise ConfigurationError("This way to sign in was crossed out: choose another one instead.")
+    return value
 
 
 class AccountKey(BaseModel):
@@ -59,6 +63,54 @@ class ServicePrincipal(BaseModel):
     client_secret: SecretStr = Field(
         title="Client secret", description="A secret of the application."
     )
+    authority_url: str = Field(
+        "",
+        title="Authority",
+        description="Where the application signs in; the cloud of the endpoint tells unless given.",
+        json_schema_extra=not_prefilled,
+    )
+    resource_url: str = Field(
+        "",
+        title="Resource",
+        description="What the token is for; https://storage.azure.com/ unless given, in all clouds.",
+        json_schema_extra=not_prefilled,
+    )
+
+
+class Certificate(BaseModel):
+    """An application's own identity, by its certificate."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Certificate")
+
+    certificate_tenant_id: str = Field(
+        title="Tenant id", description="The directory (tenant) of the application."
+    )
+    certificate_client_id: str = Field(
+        title="Client id", description="The application (client) id."
+    )
+    certificate: SecretStr = Field(
+        min_length=1,
+        title="Certificate",
+        description="With its private key, as PEM, as PFX in base64, or as the path of a file where flows run.",
+    )
+    certificate_password: SecretStr = Field(
+        SecretStr(""),
+        title="Password",
+        description="The password of the private key, where it has one.",
+        json_schema_extra=not_prefilled,
+    )
+
+
+class ConnectionString(BaseModel):
+    """Account, address and key (or SAS) in one text, as the portal shows it."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Connection string")
+
+    connection_string: SecretStr = Field(
+        min_length=1,
+        title="Connection string",
+        description="As the portal shows it; where the account is comes from it as well.",
+    )
 
 
 class Identity(BaseModel):
@@ -84,33 +136,79 @@ class Anonymous(BaseModel):
     )
 
 
-AzureAuth = Union[Identity, AccountKey, SasToken, ServicePrincipal, Anonymous]
+class ManagedIdentity(BaseModel):
+    """The managed identity of the machine, and nothing else that may be there."""
 
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Managed identity")
 
-def store_arguments(auth: AzureAuth) -> dict[str, Any]:
-    """Return the arguments with which a store signs in."""
-    if isinstance(auth, AccountKey):
-        return {"account_key": auth.account_key.get_secret_value()}
-    if isinstance(auth, SasToken):
-        return {"sas_token": auth.sas_token.get_secret_value()}
-    if isinstance(auth, Anonymous):
-        return {}
-    return {"token": _token(auth)}
-
-
-def _token(auth: Identity | ServicePrincipal) -> TokenCredential:
-    from azure.identity import ClientSecretCredential, DefaultAzureCredential  # noqa: PLC0415 - 0.4 s
-
-    from prefect_datastores.redaction import remember  # noqa: PLC0415
-
-    if isinstance(auth, ServicePrincipal):
-        secret = auth.client_secret.get_secret_value()
-        remember(secret)
-        try:
-            return ClientSecretCredential(auth.tenant_id, auth.client_id, secret)
-        except ValueError as error:
-            raise ConfigurationError(f"The service principal cannot be used: {error}") from None
-    chosen = (
-        {"managed_identity_client_id": auth.identity_client_id} if auth.identity_client_id else {}
+    managed_identity: bool = Field(
+        True, title="Managed identity", description="Sign in as the machine in Azure."
     )
-    return DefaultAzureCredential(**chosen)
+    managed_identity_id: str = Field(
+        "",
+        title="User-assigned identity",
+        description="Its client id, or its resource id (/subscriptions/...); empty for the system-assigned one.",
+        json_schema_extra=not_prefilled,
+    )
+
+    _chosen = field_validator("managed_identity")(_meant)
+
+
+class WorkloadIdentity(BaseModel):
+    """The identity of a Kubernetes pod (or a pipeline's job), by the token that it is given in a file."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Workload identity")
+
+    workload_identity: bool = Field(
+        True, title="Workload identity", description="Sign in as the pod or job."
+    )
+    workload_tenant_id: str = Field(
+        "",
+        title="Tenant id",
+        description="AZURE_TENANT_ID unless given.",
+        json_schema_extra=not_prefilled,
+    )
+    workload_client_id: str = Field(
+        "",
+        title="Client id",
+        description="AZURE_CLIENT_ID unless given.",
+        json_schema_extra=not_prefilled,
+    )
+    federated_token_file: str = Field(
+        "",
+        title="Token file",
+        description="AZURE_FEDERATED_TOKEN_FILE unless given.",
+        json_schema_extra=not_prefilled,
+    )
+
+    _chosen = field_validator("workload_identity")(_meant)
+
+
+class AzureCli(BaseModel):
+    """Whoever is signed in by `az login` on the machine."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Azure CLI")
+
+    azure_cli: bool = Field(True, title="Azure CLI", description="Sign in as az login did.")
+    cli_tenant_id: str = Field(
+        "",
+        title="Tenant id",
+        description="The CLI's own tenant unless given.",
+        json_schema_extra=not_prefilled,
+    )
+
+    _chosen = field_validator("azure_cli")(_meant)
+
+
+AzureAuth = Union[
+    Identity,
+    AccountKey,
+    SasToken,
+    ServicePrincipal,
+    Anonymous,
+    ConnectionString,
+    Certificate,
+    ManagedIdentity,
+    WorkloadIdentity,
+    AzureCli,
+]

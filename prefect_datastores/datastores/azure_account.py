@@ -7,7 +7,8 @@ inherited fields would all stand before its own.
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import time
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
@@ -15,12 +16,17 @@ from typing_extensions import Self
 from prefect_datastores.datastores.auth import (
     Anonymous,
     AzureAuth,
+    ConnectionString,
     Identity,
     not_prefilled,
 )
 from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.datastores.connection_string import read_connection_string
+from prefect_datastores.datastores.credentials import sas_token_of, store_arguments
+from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.names import account_name
+from prefect_datastores.stores.sas import Need, read_sas, said
 
 Service = Literal["blob", "file", "dfs"]
 
@@ -72,6 +78,7 @@ ResourceGroup = Annotated[
 ]
 
 _SERVICES = ("blob", "file", "dfs")
+_SOON = 15 * 60.0  # seconds; a stage may well take as long
 _LOOPBACK_NAMES = {"localhost", "host.docker.internal", "azurite"}
 
 
@@ -116,6 +123,33 @@ class AzureAccountDatastore(FileDatastore):
         return f"{scheme.lower()}://{rest}" if found else value
 
     @model_validator(mode="after")
+    def _as_the_connection_string_says(self) -> Self:
+        """Take the address from the connection string, unless another one was given: then say so."""
+        text = (
+            self.auth.connection_string.get_secret_value()
+            if isinstance(self.auth, ConnectionString)
+            else ""
+        )
+        if not text.strip("*"):  # none, or masked by Prefect in a list
+            return self
+        said = read_connection_string(text)
+        if said.account != self.account_name:
+            raise ConfigurationError(
+                f"The connection string is of the account {said.account!r}, and the datastore of "
+                f"{self.account_name!r}: one of the two is wrong."
+            )
+        endpoint = said.endpoint(self.service)
+        there = _url_of(self.service, said.account, said.protocol, endpoint)
+        if self.endpoint == PUBLIC_CLOUD:
+            self.endpoint, self.protocol = endpoint, said.protocol
+        elif there != self.account_url:
+            raise ConfigurationError(
+                f"The connection string is for {there}, and the endpoint of the datastore is {self.account_url}: "
+                "leave the endpoint out, or mend one of the two."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_credential_in_clear(self) -> Self:
         host = self.account_url.partition("://")[2].partition("/")[0]
         if (
@@ -135,22 +169,50 @@ class AzureAccountDatastore(FileDatastore):
 
     def service_url(self, service: Service) -> str:
         """Where one of the account's services is."""
-        if "://" in self.endpoint:
-            url = self.endpoint.rstrip("/")
-            host, _, path = url.partition("://")[2].partition("/")
-            if is_local(host):
-                # An emulator tells its accounts by the path, the service by the host.
-                return url if path else f"{url}/{self.account_name}"
-            return _of_service(url, service)
-        host = self.endpoint.strip("/")
-        if ":" in host or is_local(host):
-            return f"{self.protocol}://{host}/{self.account_name}"
-        return f"{self.protocol}://{self.account_name}.{service}.{host}"
+        return _url_of(service, self.account_name, self.protocol, self.endpoint)
 
     @property
     def sign_in(self) -> str:
         """How the datastore signs in, in a word."""
         return str(type(self.auth).model_config.get("title", "")).lower()
+
+    def check_credential(self, need: Need = "", *, seconds: float = 0.0) -> None:
+        """Read the SAS, where that is how the account is opened."""
+        if not (token := sas_token_of(self.auth)):
+            return
+        access, (protocol, _, _) = read_sas(token), self.account_url.partition("://")
+        if fault := access.fault(need, self.service, protocol):
+            raise fault
+        if access.ends is not None and access.ends < time.time() + max(seconds, _SOON):
+            run_log().warning(
+                "The SAS token of %s ends at %s: what takes longer fails. Make one that lasts.",
+                self.url,
+                said(access.ends),
+            )
+
+    @property
+    def credential_says(self) -> str:
+        """What a SAS allows, and until when."""
+        token = sas_token_of(self.auth)
+        return f"SAS token: {read_sas(token)}" if token else ""
+
+    def _signed_in(self) -> dict[str, Any]:
+        """Return the arguments by which a store of this account signs in."""
+        return {"account_name": self.account_name, **store_arguments(self.auth, self.endpoint)}
+
+
+def _url_of(service: Service, account: str, protocol: str, endpoint: str) -> str:
+    if "://" in endpoint:
+        url = endpoint.rstrip("/")
+        host, _, path = url.partition("://")[2].partition("/")
+        if is_local(host):
+            # An emulator tells its accounts by the path, the service by the host.
+            return url if path else f"{url}/{account}"
+        return _of_service(url, service)
+    host = endpoint.strip("/")
+    if ":" in host or is_local(host):
+        return f"{protocol}://{host}/{account}"
+    return f"{protocol}://{account}.{service}.{host}"
 
 
 def is_local(host: str) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from prefect_datastores.datastores.auth import not_prefilled, store_arguments
+from prefect_datastores.datastores.auth import not_prefilled
 from prefect_datastores.datastores.azure_account import (
     NO_VALUE,
     PUBLIC_CLOUD,
@@ -70,9 +70,4 @@ class AzureBlobDatastore(AzureAccountDatastore):
         return f"{self.account_url}/{self.container_name}"
 
     def _connect(self) -> ObjectStore:
-        return BlobStore(
-            self.account_url,
-            self.container_name,
-            account_name=self.account_name,
-            **store_arguments(self.auth),
-        )
+        return BlobStore(self.account_url, self.container_name, **self._signed_in())

@@ -38,6 +38,7 @@ from prefect_datastores.staging.walk import Source, files_source, folder_source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing, part_size
 from prefect_datastores.stores.limit import Rates, allowance_of
 from prefect_datastores.stores.retry import RetryPolicy, patient
+from prefect_datastores.stores.sas import Need
 
 
 class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
@@ -72,15 +73,38 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             return datastore_name(self._block_document_name)
         return "unregistered_" + hashlib.sha256(self.url.encode()).hexdigest()[:8]
 
+    def check_credential(self, need: Need = "", *, seconds: float = 0.0) -> None:
+        """Return unless the credential says of itself that it cannot do what is needed; nobody is asked.
+
+        One that ends within `seconds`, or soon, is a warning: nobody knows how long a stage takes.
+
+        Raises:
+            CredentialExpired: its time is over, or has not begun.
+            AccessDenied: it lacks a right.
+        """
+
+    @property
+    def credential_says(self) -> str:
+        """What the credential says of itself, for people; never a secret."""
+        return ""
+
     @contextmanager
     def open_store(
-        self, cancellation: Cancellation | None = None, progress: Progress | None = None
+        self,
+        cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        *,
+        need: Need = "",
     ) -> Iterator[ObjectStore]:
         """Open the store, with retry, backpressure and the limits of the settings, for a while.
+
+        A credential that cannot do what is needed, as it says itself, is refused here: all that moves
+        bytes comes by.
 
         A cancellation breaks the requests under way and ends the pauses between tries, so that
         nothing of a transfer waits for the service any more. `progress` is told of retries.
         """
+        self.check_credential(need)
         stop, wanted = cancellation or Cancellation(), rates()
         store = patient(
             self._connect(),
@@ -213,7 +237,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         if publish not in get_args(Publish):
             raise ConfigurationError(f"publish={publish!r} is refused: use 'each' or 'atomic'.")
         stop, progress = Cancellation(), display_for(show)
-        with self.open_store(stop, progress) as store:
+        with self.open_store(stop, progress, need="write") as store:
             if publish == "atomic":
                 return publish_folder(
                     store,
@@ -281,7 +305,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             require_digest=require_digest,
         )
         stop, progress = Cancellation(), display_for(show_progress)
-        with self.open_store(stop, progress) as store:
+        with self.open_store(stop, progress, need="read") as store:
             return download(
                 store,
                 Path(target_path),
@@ -306,7 +330,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
 
     def check(self, *, write: bool = True) -> list[Check]:
         """Try to sign in, list, read and write, and return what worked and how long it took."""
-        return check_store(self._connect(), write=write)
+        return check_store(self._connect(), write=write, says=self.credential_says)
 
     # -- what Prefect asks of a storage block ---------------------------------------------------
 
@@ -318,7 +342,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             ObjectNotFound: it does not exist.
         """
         name = ObjectName(normal_path(path))
-        with self.open_store() as store:
+        with self.open_store(need="read") as store:
             info = _info(store, name)
             content = bytearray(info.size)
             step = part_size(store.capabilities, info.size)
@@ -334,7 +358,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     @either_way
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         """Store one object, in place of any that was there."""
-        with self.open_store() as store:
+        with self.open_store(need="write") as store:
             writing = store.begin_write(ObjectName(normal_path(path)), len(content))
             _write_all(writing, content, part_size(store.capabilities, len(content)))
 
@@ -343,7 +367,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         """Fetch a folder (the root when None) into a local one (the working directory when None)."""
         request = DownloadRequest(path=from_path or "", overwrite="replace")
         stop = Cancellation()
-        with self.open_store(stop) as store:
+        with self.open_store(stop, need="read") as store:
             place = Path(local_path or ".")
             download(store, place, request, cancellation=stop, cache=cache_limits())
 
@@ -363,7 +387,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             kept = filter_files(str(source.root), ignore_patterns=patterns, include_dirs=False)
             source.keep(lambda file: str(file.relative) in kept)
         stop = Cancellation()
-        with self.open_store(stop) as store:
+        with self.open_store(stop, need="write") as store:
             return upload(store, source, to_path or "", "replace", cancellation=stop).count
 
     def exists(self, path: str) -> bool:

@@ -16,12 +16,13 @@ from prefect_datastores.errors import (
     CredentialExpired,
     DatastoreError,
     EndpointUnreachable,
+    FirewallDenied,
 )
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.report import human_bytes
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
-_NO_SIGN_IN = (AuthenticationFailed, CredentialExpired, EndpointUnreachable)
+_NO_SIGN_IN = (AuthenticationFailed, CredentialExpired, EndpointUnreachable, FirewallDenied)
 _SAMPLE = 64 * 1024
 
 
@@ -38,8 +39,10 @@ class Check:
     detail: str = ""
 
 
-def check_store(store: ObjectStore, *, write: bool = True) -> list[Check]:
+def check_store(store: ObjectStore, *, write: bool = True, says: str = "") -> list[Check]:
     """Try each step on a store without retry; a step that needs a failed one is not tried.
+
+    `says` is what the credential says of itself, which is told with the sign-in.
 
     The write check stores one small object and deletes it again, where the right to delete is there.
     """
@@ -53,7 +56,7 @@ def check_store(store: ObjectStore, *, write: bool = True) -> list[Check]:
                 Check("read", "not tried", 0.0),
                 Check("write", "not tried", 0.0),
             ]
-        checks = [Check("sign in", "ok", listed.seconds), listed]
+        checks = [Check("sign in", "ok", listed.seconds, says), listed]
         if isinstance(error, ContainerNotFound):
             return [*checks, Check("read", "not tried", 0.0), Check("write", "not tried", 0.0)]
         readable = [info for info in found if info.size and not info.is_marker]

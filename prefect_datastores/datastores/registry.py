@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar, Union
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.logging import get_logger
 from prefect.settings import get_current_settings
 from pydantic import SecretStr, ValidationError
 
@@ -25,6 +24,7 @@ from prefect_datastores.datastores.documents import (
     not_found,
     set_default,
 )
+from prefect_datastores.datastores.grants import grant_access
 from prefect_datastores.datastores.local import LocalDatastore
 from prefect_datastores.errors import (
     AccessDenied,
@@ -90,8 +90,9 @@ class Datastore:
             create_if_not_exists: make the container when it is missing.
             skip_validation: register without asking the service.
             blob_cache_timeout: seconds that a mount keeps a blob; None for as long as the run.
-            grant_workspace_access: print the commands that grant the machine's identity access; needs
-                `subscription_id` and `resource_group`.
+            grant_workspace_access: give the identity that signs in (the machine's, where that is by a key)
+                the roles it needs, where the extra `azure-mgmt` is installed and the caller may; else
+                print the commands for an owner. Needs `subscription_id` and `resource_group`.
             subscription_id: the account's subscription.
             resource_group: the account's resource group.
             auth: any other way to sign in; with none of the three, the machine's own identity.
@@ -128,7 +129,7 @@ class Datastore:
             validate=not skip_validation,
         )
         if grant_workspace_access:
-            _say_how_to_grant(datastore)
+            grant_access(datastore)
         return registered
 
     @staticmethod
@@ -299,6 +300,7 @@ def _taken(name: str) -> DatastoreExists:
 
 
 def _validate(datastore: FileDatastore, *, create: bool, validate: bool) -> None:
+    datastore.check_credential()
     store = datastore._connect()  # noqa: SLF001
     try:
         if create:
@@ -347,18 +349,3 @@ def _make_workspace_store(name: str) -> FileDatastore:
         return Datastore.register_local(name, root)
     except DatastoreExists:  # somebody else asked for it at the same time
         return Datastore.get(name)
-
-
-def _say_how_to_grant(datastore: AzureBlobDatastore) -> None:
-    scope = (
-        f"/subscriptions/{datastore.subscription_id}/resourceGroups/{datastore.resource_group}"
-        f"/providers/Microsoft.Storage/storageAccounts/{datastore.account_name}"
-    )
-    roles = ("Reader", "Storage Blob Data Contributor")
-    commands = "\n".join(
-        f"  az role assignment create --assignee <identity of the worker> --role '{role}' --scope {scope}"
-        for role in roles
-    )
-    get_logger(__name__).warning(
-        "Access is granted by an owner of the storage account, with:\n%s", commands
-    )

@@ -39,7 +39,7 @@ class Lookup:
             row = found.fetchone()
         if row is None:
             return None
-        return ObjectInfo(*row[1:6], stored_as=row[7])
+        return ObjectInfo(*row[1:6], False, row[7])
 
     def close(self) -> None:
         """Forget all of it."""

@@ -15,10 +15,8 @@ from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import unescape
 
 from prefect_datastores.errors import (
-    AccessDenied,
     AuthenticationFailed,
     ContainerNotFound,
-    CredentialExpired,
     DatastoreError,
     FolderMissing,
     IntegrityError,
@@ -31,6 +29,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.stores.connection import Answer, Receive
 from prefect_datastores.stores.http import Exchange, HttpClient
+from prefect_datastores.stores.refusals import Refusal, refused, right_of
 from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"
@@ -41,10 +40,13 @@ _TOO_BUSY = {429, 503}
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
-_NOT_ACCEPTED = {"AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticationInfo"}
 _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "BlobAlreadyExists": (ObjectExists, "exists already"),
     "ContainerAlreadyExists": (ObjectExists, "exists already"),
+    "PublicAccessNotPermitted": (
+        AuthenticationFailed,
+        "allows no anonymous access; give a credential",
+    ),
     "ContainerBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
     "InvalidBlobOrBlock": (
         TransferError,
@@ -79,6 +81,8 @@ class Fault:
     code: str
     message: str
     retry_after: float | None
+    date: str = ""
+    """The time that the service has."""
 
 
 class AzureService:
@@ -149,9 +153,16 @@ class AzureService:
         """Tell whether another try may be signed better than the one that was refused."""
         return self._signer.renew(answer.headers.get("www-authenticate", ""), signed)
 
-    def refusal(self, answer: Answer, method: str, name: str) -> DatastoreError:
-        """Return what an answer says that is none of the good ones."""
-        error = self._error(fault_of(answer), f"{self.url}/{name}" if name else self.url)
+    def refusal(
+        self, answer: Answer, name: str, method: str = "GET", query: Query = ()
+    ) -> DatastoreError:
+        """Return what an answer says that is none of the good ones, to a request for that."""
+        fault, where = fault_of(answer), f"{self.url}/{name}" if name else self.url
+        if fault.status in {401, 403}:
+            said = f"{where} answered {fault.status} {fault.code}".rstrip()
+            refusal = Refusal(fault.code, fault.message, fault.date)
+            return refused(refusal, said, self._signer, right_of(method, query))
+        error = self._error(fault, where)
         if isinstance(error, PlaceTaken) and name and method in {"GET", "HEAD"}:
             return ObjectNotFound(str(error))  # a folder is no object
         return error
@@ -172,8 +183,6 @@ class AzureService:
                 retry_after=fault.retry_after,
                 throttled=status in _TOO_BUSY,
             )
-        if status in {401, 403}:
-            return self._refused(fault, where)
         if code in _CONTAINER_MISSING:
             return ContainerNotFound(
                 f"The container {self.container!r} does not exist in {self.account_url}. "
@@ -185,27 +194,11 @@ class AzureService:
             says = "is leased by somebody, who alone may change it: wait for its end, or break the lease"
         elif status == 404 and not code:  # noqa: PLR2004
             says = "is said to be missing, but not by the service: a proxy's answer"
+        elif code == "ResourceNotFound" and isinstance(self._signer, NoSigner):
+            kind, says = ObjectNotFound, "does not exist, or allows no anonymous access"
         else:
             kind, says = _BY_CODE.get(code) or _BY_STATUS.get(status) or (kind, says)
         return kind(f"{where} {says} ({code or status}).")
-
-    def _refused(self, fault: Fault, where: str) -> DatastoreError:
-        answer, what = f"{where} answered {fault.status} {fault.code}".rstrip(), self._signer.title
-        if "Signature not valid in the specified time frame" in fault.message:
-            return CredentialExpired(
-                f"{answer}: the SAS token is outside its time. Make a new one."
-            )
-        # Azurite says AuthorizationFailure where the service says AuthenticationFailed.
-        if fault.code in _NOT_ACCEPTED:
-            return AuthenticationFailed(
-                f"{answer}: the {what} is not accepted. Check that it belongs to this account, is whole, and "
-                "that this machine's clock is right; a storage firewall gives the same answer."
-            )
-        if isinstance(self._signer, NoSigner) or fault.code == "NoAuthenticationInformation":
-            return AuthenticationFailed(
-                f"{answer}: it does not allow anonymous access; give a credential."
-            )
-        return AccessDenied(f"{answer}: the credential lacks the right to do this.")
 
 
 class Asked:
@@ -234,7 +227,8 @@ class Asked:
             answer = again._exchange.finish(receive)  # noqa: SLF001 - the same, once more
             if answer.status < 300:  # noqa: PLR2004
                 return answer
-        raise self._service.refusal(answer, *self._request[:2])
+        method, name, query = self._request[:3]
+        raise self._service.refusal(answer, name, method, query)
 
     def drop(self) -> None:
         """Do not wait for the answer; whether the request is carried out is unknown."""
@@ -255,6 +249,7 @@ def fault_of(answer: Answer) -> Fault:
             filter(None, (_text(_MESSAGE.search(answer.body)), _text(_DETAIL.search(answer.body))))
         ),
         _retry_after(answer.headers),
+        answer.headers.get("date", ""),
     )
 
 

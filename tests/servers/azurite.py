@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers.identity import Tls
 from servers.processes import Server, free_port
 
 _TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "azurite"
@@ -15,6 +16,7 @@ class Azurite:
     server: Server
     port: int
     host: str = "127.0.0.1"
+    protocol: str = "http"
     account: str = "devstoreaccount1"
     # Microsoft publishes it; it is the same in every Azurite.
     key: str = (
@@ -24,11 +26,14 @@ class Azurite:
     @property
     def url(self) -> str:
         """The address of the account."""
-        return f"http://{self.host}:{self.port}/{self.account}"
+        return f"{self.protocol}://{self.host}:{self.port}/{self.account}"
 
 
-def start(folder: Path) -> Azurite:
-    """Start Azurite, with its log in `folder`; its blobs are in its memory."""
+def start(folder: Path, tls: Tls | None = None) -> Azurite:
+    """Start Azurite, with its log in `folder`; its blobs are in its memory.
+
+    With `tls` it speaks https, and takes tokens as well.
+    """
     bundle = _TOOLS / "azurite-blob.js"
     if not bundle.exists():
         raise FileNotFoundError("Azurite is not built: run `make azurite`")
@@ -45,5 +50,10 @@ def start(folder: Path) -> Azurite:
         "--skipApiVersionCheck",
         "--inMemoryPersistence",
     ]
-    probe = f"http://{Azurite.host}:{port}/"
-    return Azurite(Server.start(command, probe=probe, log=folder / "azurite.log"), port)
+    protocol = "http"
+    if tls:
+        protocol = "https"
+        command += ["--cert", str(tls.certificate), "--key", str(tls.key), "--oauth", "basic"]
+    probe = f"{protocol}://{Azurite.host}:{port}/"
+    server = Server.start(command, probe=probe, log=folder / "azurite.log")
+    return Azurite(server, port, protocol=protocol)

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -114,7 +115,13 @@ def _die_with_parent() -> None:
 
 def _answers(url: str) -> bool:
     address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=2)
+    connection = (
+        http.client.HTTPSConnection(
+            address.netloc, timeout=2, context=ssl._create_unverified_context()
+        )
+        if address.scheme == "https"
+        else http.client.HTTPConnection(address.netloc, timeout=2)
+    )
     try:
         connection.request("GET", address.path)
         return connection.getresponse().status < 500
