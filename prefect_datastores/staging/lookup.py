@@ -39,7 +39,8 @@ class Lookup:
             row = found.fetchone()
         if row is None:
             return None
-        return ObjectInfo(*row[1:6], False, row[7])
+        _, name, size, etag, digest, modified, _, stored_as = row
+        return ObjectInfo(name, size, etag, digest, modified, stored_as=stored_as)
 
     def close(self) -> None:
         """Forget all of it."""
