@@ -40,7 +40,7 @@ SignIn = Annotated[
     AzureAuth,
     Field(
         title="Sign in with",
-        description="How the container is opened; by the machine's own identity unless another way is filled in.",
+        description="How it is opened; by the machine's own identity unless another way is filled in.",
         json_schema_extra=not_prefilled,
     ),
 ]
