@@ -28,7 +28,7 @@ from prefect_datastores.errors import (
     TransferError,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores import listing
+from prefect_datastores.stores import listing, signing
 from prefect_datastores.stores.base import Page
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.listed import list_objects
@@ -110,8 +110,11 @@ REFUSED = ok(
 )
 
 
-def test_a_token_is_asked_for_once_and_renewed_before_it_ends() -> None:
-    for lasts, times in ((3600, 1), (200, 3)):
+def test_a_token_is_asked_for_once_and_renewed_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for lasts, again, times in ((3600, 0, 1), (200, 0, 3), (200, 3600, 1), (-1, 3600, 3)):
+        monkeypatch.setattr(signing, "_AGAIN_SECONDS", again)
         tokens = Tokens(lasts=lasts)
         with wire(says(EMPTY)) as heard:
             url = f"http://127.0.0.1:{heard.port}/account"
@@ -121,6 +124,27 @@ def test_a_token_is_asked_for_once_and_renewed_before_it_ends() -> None:
         assert len(tokens.asked) == times
         assert f"Authorization: Bearer token-number-{times}" in heard.heads[-1]
     assert tokens.asked[0] == {"scopes": ("https://storage.azure.com/.default",)}
+
+
+def test_a_token_that_cannot_be_renewed_yet_is_used_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Away(Tokens):
+        def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+            token = super().get_token(*scopes, **options)
+            if len(self.asked) == 2:
+                raise ClientAuthenticationError("The identity endpoint is away.")
+            return token
+
+    monkeypatch.setattr(signing, "_AGAIN_SECONDS", 0)
+    tokens = Away(lasts=200)
+    with wire(says(EMPTY)) as heard:
+        url = f"http://127.0.0.1:{heard.port}/account"
+        with closing(BlobStore(url, "container", token=tokens)) as store:  # type: ignore[arg-type]
+            for _ in range(3):
+                store.check_root()
+    numbers = [head.partition("token-number-")[2][0] for head in heard.heads]
+    assert numbers == ["1", "1", "3"]
 
 
 def test_a_token_that_is_refused_is_renewed_once_for_the_tenant_that_was_named() -> None:

@@ -22,11 +22,16 @@ from prefect_datastores import (
     AccountKey,
     Anonymous,
     AzureBlobDatastore,
+    AzureCli,
+    Certificate,
+    ConnectionString,
     Datastore,
     Identity,
     LocalDatastore,
+    ManagedIdentity,
     SasToken,
     ServicePrincipal,
+    WorkloadIdentity,
 )
 from prefect_datastores.datastores.auth import AzureAuth
 
@@ -37,6 +42,9 @@ pytest_plugins = ["browser"]
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.xdist_group("block_form")]
 
 SECRET = "c2VjcmV0LXRoYXQtbm9ib2R5LW1heS1zZWU="
+CONNECTION = f"AccountName=account1;AccountKey={SECRET}"
+LINES = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"
+ONE_LINE = LINES.replace("\n", " ")
 # What the server says when SQLite is locked by other tests; a person presses the button again.
 OK, BUSY = 200, 503
 BLOB, LOCAL = "azure-blob-datastore", "local-datastore"
@@ -63,6 +71,29 @@ TABS = [
         {"Tenant id": "tenant", "Client id": "me", "Client secret": SECRET},
     ),
     Tab("Anonymous", Anonymous()),
+    Tab(
+        "Connection string",
+        ConnectionString(connection_string=SecretStr(CONNECTION)),
+        {"Connection string": CONNECTION},
+    ),
+    Tab(
+        "Certificate",
+        Certificate(
+            certificate_tenant_id="tenant",
+            certificate_client_id="me",
+            certificate=SecretStr(ONE_LINE),
+            certificate_password=SecretStr(SECRET),
+        ),
+        # A field of one line makes spaces of the line breaks in what is pasted.
+        {"Tenant id": "tenant", "Client id": "me", "Certificate": LINES, "Password": SECRET},
+    ),
+    Tab("Managed id", ManagedIdentity()),
+    Tab(
+        "Workload id",
+        WorkloadIdentity(workload_client_id="me"),
+        {"Client id": "me"},
+    ),
+    Tab("Azure CLI", AzureCli(cli_tenant_id="tenant"), {"Tenant id": "tenant"}),
 ]
 BY_TITLE = pytest.mark.parametrize("tab", TABS, ids=lambda tab: tab.title)
 
@@ -229,7 +260,12 @@ def test_the_form_asks_for_the_place_first_and_has_a_tab_for_each_way_to_sign_in
     expect(form.field("Account key", panel)).to_have_attribute("type", "password")
     expect(form.form.get_by_role("tab", selected=True)).to_have_text("Account key")
     expect(form.field("Account")).to_have_value("acme")
-    form.tab.page.set_viewport_size({"width": 1200, "height": 1300})
+    form.tab.page.set_viewport_size({"width": 1280, "height": 1300})
+    for tab in form.form.get_by_role("tab").all():  # they stand in a row that does not wrap
+        box = tab.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] < 1280
+    form.tab.page.set_viewport_size({"width": 1640, "height": 1300})
     form.field("Account key", panel).blur()
     edges = form.form.bounding_box()
     assert edges is not None

@@ -161,7 +161,7 @@ def test_every_way_to_sign_in_has_a_tab_with_a_key_of_its_own() -> None:
     assert all(model["properties"] for model in models)
     assert [model["title"] for model in models] == [
         *("Identity", "Account key", "SAS token", "Service principal", "Anonymous"),
-        *("Connection string", "Certificate", "Managed identity", "Workload identity", "Azure CLI"),
+        *("Connection string", "Certificate", "Managed id", "Workload id", "Azure CLI"),
     ]
 
 

@@ -23,6 +23,8 @@ def test_the_readme_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCOUNT_KEY", azurite.key)
+    named = f"AccountName={azurite.account};AccountKey={azurite.key};BlobEndpoint={azurite.url}"
+    monkeypatch.setenv("CONNECTION_STRING", named)
     ran = {"python": 0, "console": 0}
     for language, text in BLOCK.findall((ROOT / "README.md").read_text()):
         if language == "python":

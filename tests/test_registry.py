@@ -27,6 +27,7 @@ from prefect_datastores import (
     AccountKey,
     Anonymous,
     AzureBlobDatastore,
+    ConnectionString,
     Datastore,
     Identity,
     LocalDatastore,
@@ -393,6 +394,30 @@ def test_a_missing_folder_is_made_unless_refused(name: str, tmp_path: Path) -> N
     assert (tmp_path / "new").is_dir()
 
 
+def test_a_connection_string_names_the_account(
+    name: str, azurite: Azurite, container: ContainerClient
+) -> None:
+    text = f"AccountName={azurite.account};AccountKey={azurite.key};BlobEndpoint={azurite.url}"
+    made = Datastore.register_azure_blob_container(
+        *(None, name, container.container_name),
+        auth=ConnectionString(connection_string=SecretStr(text)),
+    )
+    assert (made.account_name, made.url) == (
+        azurite.account,
+        f"{azurite.url}/{container.container_name}",
+    )
+    assert Datastore.list()[name].url == made.url
+    assert Datastore.get(name).list_objects() == []
+
+
+def test_a_token_that_ended_is_refused_before_anybody_is_asked(name: str) -> None:
+    ended = {"sas_token": "sv=2024-11-04&sp=rwl&se=2020-01-01&sig=abcdefghijk"}
+    place = {"container_name": "data", "account_name": "account1", "endpoint": "nowhere.invalid"}
+    message = refused(name, CredentialExpired, **place, **ended)
+    assert "The SAS token ended at 2020-01-01 00:00 UTC" in message
+    Datastore.register_azure_blob_container(None, name, **place, **ended, skip_validation=True)
+
+
 def test_without_validation_nobody_is_asked(name: str) -> None:
     made = Datastore.register_azure_blob_container(
         *(None, name, "data", "account1"),
@@ -475,7 +500,11 @@ def test_a_port_where_nobody_answers_is_named(name: str, place: dict[str, Any]) 
 def test_a_wrong_account_is_named(name: str, place: dict[str, Any]) -> None:
     """An emulator has one host for all accounts; at Azure the host of a wrong one does not exist."""
     message = refused(name, DatastoreError, **{**place, "account_name": "otheraccount"})
-    assert f"/otheraccount/{place['container_name']} does not exist" in message
+    assert (
+        f"/otheraccount/{place['container_name']} does not exist; is the account's name" in message
+    )
+    checks = blob({**place, "account_name": "otheraccount"}).check()
+    assert outcomes(checks)["sign in"] == "failed"
 
 
 def test_a_missing_container_is_named(name: str, place: dict[str, Any]) -> None:

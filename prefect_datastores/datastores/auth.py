@@ -3,7 +3,8 @@
 No discriminator, no `type` field, no nested credentials block, and no default in the form: it is
 the one modelling that Prefect's form creates, saves and edits without losing a secret. The form
 picks a tab by the number of keys in common, so every model has a key of its own. It shows the first
-model where there is no value, so that is the one that is meant without a value.
+model where there is no value, so that is the one that is meant without a value. The tabs stand in
+one row that does not wrap, so their titles are short.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Anonymous(BaseModel):
 class ManagedIdentity(BaseModel):
     """The managed identity of the machine, and nothing else that may be there."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Managed identity")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Managed id")
 
     managed_identity: bool = Field(
         True, title="Managed identity", description="Sign in as the machine in Azure."
@@ -157,7 +158,7 @@ class ManagedIdentity(BaseModel):
 class WorkloadIdentity(BaseModel):
     """The identity of a Kubernetes pod (or a pipeline's job), by the token that it is given in a file."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Workload identity")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Workload id")
 
     workload_identity: bool = Field(
         True, title="Workload identity", description="Sign in as the pod or job."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from abc import ABC
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -39,7 +40,7 @@ SignIn = Annotated[
     AzureAuth,
     Field(
         title="Sign in with",
-        description="How the container is opened; by the machine's own identity unless another way is filled in.",
+        description="How it is opened; by the machine's own identity unless another way is filled in.",
         json_schema_extra=not_prefilled,
     ),
 ]
@@ -82,8 +83,10 @@ _SOON = 15 * 60.0  # seconds; a stage may well take as long
 _LOOPBACK_NAMES = {"localhost", "host.docker.internal", "azurite"}
 
 
-class AzureAccountDatastore(FileDatastore):
+class AzureAccountDatastore(FileDatastore, ABC):
     """A place in a storage account; its address is checked, and no credential travels in clear."""
+
+    # ABC among the bases keeps this class, too, out of Prefect's catalog of blocks.
 
     service: ClassVar[Service]
 

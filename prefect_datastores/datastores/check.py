@@ -17,12 +17,16 @@ from prefect_datastores.errors import (
     DatastoreError,
     EndpointUnreachable,
     FirewallDenied,
+    ObjectNotFound,
 )
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.report import human_bytes
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
-_NO_SIGN_IN = (AuthenticationFailed, CredentialExpired, EndpointUnreachable, FirewallDenied)
+_NO_SIGN_IN = (
+    *(AuthenticationFailed, CredentialExpired, EndpointUnreachable, FirewallDenied),
+    ObjectNotFound,  # said of a container's listing: the account is none of those that are there
+)
 _SAMPLE = 64 * 1024
 
 

@@ -74,6 +74,17 @@ def sas_token_of(auth: AzureAuth) -> str:
     return ""
 
 
+def account_of(auth: AzureAuth) -> str:
+    """Return the account that a connection string names, "" where something else opens it.
+
+    Raises:
+        ConfigurationError: the connection string is none.
+    """
+    if isinstance(auth, ConnectionString):
+        return read_connection_string(auth.connection_string.get_secret_value()).account
+    return ""
+
+
 def by_token(auth: AzureAuth) -> bool:
     """Tell whether that way to sign in is an identity's, by a token."""
     return type(auth) in _MAKERS

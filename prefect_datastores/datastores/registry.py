@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 from prefect_datastores.datastores.auth import AccountKey, AzureAuth, Identity, SasToken
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
 from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.datastores.credentials import account_of
 from prefect_datastores.datastores.documents import (
     DatastoreInfo,
     default_name,
@@ -81,7 +82,7 @@ class Datastore:
             workspace: taken for Azure ML's sake; the workspace is the Prefect profile's server.
             datastore_name: letters, digits and `_`; case does not matter.
             container_name: the blob container.
-            account_name: the storage account, without a domain.
+            account_name: the storage account, without a domain; a connection string names it as well.
             sas_token: signs in with a shared access signature.
             account_key: signs in with the account's key.
             protocol: "https" when None; "http" for an emulator only.
@@ -112,7 +113,7 @@ class Datastore:
         cache = -1 if blob_cache_timeout is None else blob_cache_timeout
         with _as_configuration_error():
             datastore = AzureBlobDatastore(
-                account_name=account_name,
+                account_name=account_name or account_of(chosen),
                 container_name=container_name,
                 auth=chosen,
                 protocol=protocol or "https",

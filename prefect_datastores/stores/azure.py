@@ -196,6 +196,8 @@ class AzureService:
             says = "is said to be missing, but not by the service: a proxy's answer"
         elif code == "ResourceNotFound" and isinstance(self._signer, NoSigner):
             kind, says = ObjectNotFound, "does not exist, or allows no anonymous access"
+        elif code == "ResourceNotFound" and where == self.url:  # an emulator has many accounts
+            kind, says = ObjectNotFound, "does not exist; is the account's name right?"
         else:
             kind, says = _BY_CODE.get(code) or _BY_STATUS.get(status) or (kind, says)
         return kind(f"{where} {says} ({code or status}).")

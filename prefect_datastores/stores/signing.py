@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import re
@@ -27,6 +28,7 @@ Query = tuple[tuple[str, str], ...]
 
 _SCOPE = "https://storage.azure.com/.default"
 _EARLY_SECONDS = 300  # a token is renewed before it ends, so that none ends on its way
+_AGAIN_SECONDS = 30  # as long as it has not ended, it is not asked for with each request
 _TENANT = re.compile(r"authorization_uri=\"?https://[^/]+/([0-9a-fA-F-]{36})")
 
 
@@ -156,6 +158,7 @@ class TokenSigner:
         """Take what gives tokens; none is asked for before the first request."""
         self._credential, self._account_url = credential, account_url
         self._token: AccessToken | None = None
+        self._asked_at = 0.0
         self._tenant: str | None = None
         self._lock = threading.Lock()
         guard_loggers()
@@ -170,10 +173,21 @@ class TokenSigner:
 
     def _current(self) -> str:
         with self._lock:
-            if self._token is None or self._token.expires_on - _EARLY_SECONDS < time.time():
-                self._token = self._asked()
-                remember(self._token.token)
+            now = time.time()
+            if self._token is None or self._token.expires_on <= now:
+                return self._renewed(now)
+            ends_soon = self._token.expires_on - _EARLY_SECONDS < now
+            if ends_soon and now - self._asked_at >= _AGAIN_SECONDS:
+                # One that cannot be had now may be had before this one ends.
+                with contextlib.suppress(AuthenticationFailed):
+                    return self._renewed(now)
             return self._token.token
+
+    def _renewed(self, now: float) -> str:
+        self._asked_at = now
+        self._token = self._asked()
+        remember(self._token.token)
+        return self._token.token
 
     def _asked(self) -> AccessToken:
         from azure.core.exceptions import AzureError  # noqa: PLC0415 - only with a token
