@@ -13,6 +13,7 @@ from prefect_datastores.datastores.auth import (
     WorkloadIdentity,
 )
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.local import LocalDatastore
 from prefect_datastores.datastores.registry import AnyDatastore, Datastore
 from prefect_datastores.errors import DatastoreError
@@ -27,6 +28,7 @@ __all__ = [
     "AnyDatastore",
     "AzureBlobDatastore",
     "AzureCli",
+    "AzureFileDatastore",
     "Certificate",
     "ConnectionString",
     "DataReference",

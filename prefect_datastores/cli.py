@@ -161,26 +161,40 @@ def register_local(name: str, folder: Path, overwrite: bool, as_json: bool) -> N
     )
 
 
+_ACCOUNT_OPTIONS = (
+    click.option(
+        "--account-key",
+        envvar="PREFECT_DATASTORES_ACCOUNT_KEY",
+        help="The account's key; '-' asks for it. Better in the variable PREFECT_DATASTORES_ACCOUNT_KEY: "
+        "other users of this machine can read arguments.",
+    ),
+    click.option(
+        "--sas-token",
+        envvar="PREFECT_DATASTORES_SAS_TOKEN",
+        help="A shared access signature; '-' asks for it, or PREFECT_DATASTORES_SAS_TOKEN.",
+    ),
+    click.option("--endpoint", help="The cloud's suffix, a URL, or host:port of an emulator."),
+    click.option(
+        "--protocol", type=click.Choice(["https", "http"]), help="http for an emulator only."
+    ),
+    click.option("--create", is_flag=True, help="Make the container when it is missing."),
+    click.option("--overwrite", is_flag=True, help="Replace a datastore that has the name."),
+    click.option("--skip-validation", is_flag=True, help="Register without asking the service."),
+)
+
+
+def _account_options(command: Command) -> Command:
+    """Add what opens a place in a storage account."""
+    for option in reversed(_ACCOUNT_OPTIONS):
+        command = option(command)
+    return command
+
+
 @register.command("azure-blob")
 @click.argument("name")
 @click.option("--account", required=True, help="The storage account, without a domain.")
 @click.option("--container", required=True, help="The blob container.")
-@click.option(
-    "--account-key",
-    envvar="PREFECT_DATASTORES_ACCOUNT_KEY",
-    help="The account's key; '-' asks for it. Better in the variable PREFECT_DATASTORES_ACCOUNT_KEY: "
-    "other users of this machine can read arguments.",
-)
-@click.option(
-    "--sas-token",
-    envvar="PREFECT_DATASTORES_SAS_TOKEN",
-    help="A shared access signature; '-' asks for it, or PREFECT_DATASTORES_SAS_TOKEN.",
-)
-@click.option("--endpoint", help="The cloud's suffix, a URL, or host:port of an emulator.")
-@click.option("--protocol", type=click.Choice(["https", "http"]), help="http for an emulator only.")
-@click.option("--create", is_flag=True, help="Make the container when it is missing.")
-@click.option("--overwrite", is_flag=True, help="Replace a datastore that has the name.")
-@click.option("--skip-validation", is_flag=True, help="Register without asking the service.")
+@_account_options
 @as_json
 @_errors_told
 def register_azure_blob(
@@ -208,6 +222,51 @@ def register_azure_blob(
     datastore = Datastore.register_azure_blob_container(
         datastore_name=name,
         container_name=container,
+        account_name=account,
+        account_key=_secret("Account key", account_key),
+        sas_token=_secret("SAS token", sas_token),
+        endpoint=endpoint,
+        protocol=protocol,
+        create_if_not_exists=create,
+        overwrite=overwrite,
+        skip_validation=skip_validation,
+    )
+    _print(
+        _described(datastore), f"Registered {datastore.name}: {datastore.url}", json_wanted=as_json
+    )
+
+
+@register.command("azure-file")
+@click.argument("name")
+@click.option("--account", required=True, help="The storage account, without a domain.")
+@click.option("--share", required=True, help="The file share.")
+@_account_options
+@as_json
+@_errors_told
+def register_azure_file(
+    name: str,
+    account: str,
+    share: str,
+    account_key: str | None,
+    sas_token: str | None,
+    endpoint: str | None,
+    protocol: str | None,
+    create: bool,
+    overwrite: bool,
+    skip_validation: bool,
+    as_json: bool,
+) -> None:
+    """Register a share of Azure Files as NAME, once it is known to work.
+
+    Without a key or a token the machine's own identity signs in.
+
+    \b
+    Example:
+      prefect-datastores register azure-file raw --account acme --share raw --account-key -
+    """
+    datastore = Datastore.register_azure_file_share(
+        datastore_name=name,
+        file_share_name=share,
         account_name=account,
         account_key=_secret("Account key", account_key),
         sas_token=_secret("SAS token", sas_token),

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from azure.storage.blob import ContainerClient
+from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
 from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import SmallBlobStore
+from small_stores import SmallBlobStore, SmallShareStore
 
 from prefect_datastores.errors import DatastoreError, StageFailed
 from prefect_datastores.staging.report import ObjectRow, TransferReport
@@ -111,22 +112,24 @@ class Through:
 
 @contextmanager
 def through(
-    azurite: Azurite,
-    container: ContainerClient,
+    azurite: Azurite | AzureFiles,
+    container: ContainerClient | str,
     *faults: Fault,
     stall: float = 30.0,
-    kind: type[SmallBlobStore] = SmallBlobStore,
+    kind: type[SmallBlobStore | SmallShareStore] = SmallBlobStore,
     sas: str = "",
     **sign_in: object,
 ) -> Iterator[Through]:
-    """Open a container through a proxy; `stall` is how long nothing may come."""
+    """Open a container, or a share, through a proxy; `stall` is how long nothing may come."""
     pauses: list[float] = []
     policy = RetryPolicy(tries=TRIES, sleep=pauses.append, jitter=lambda: 0.0)
     given = sign_in or {"account_key": azurite.key}
     with faulty(azurite.host, azurite.port, *faults, sas=sas) as proxy:
         url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        with closing(kind(url, container.container_name, **given)) as bare:  # type: ignore[arg-type]
-            bare._service._http._timeouts = Timeouts(stall=stall)
+        name = container if isinstance(container, str) else container.container_name
+        with closing(kind(url, name, **given)) as bare:  # type: ignore[arg-type]
+            service = bare.service if isinstance(bare, SmallShareStore) else bare._service
+            service._http._timeouts = Timeouts(stall=stall)
             yield Through(RetryingStore(bare, policy), proxy, pauses)
 
 

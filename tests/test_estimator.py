@@ -25,11 +25,13 @@ from azure.storage.blob import (
 from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun, ParameterTypeError
 from prefect.states import Cancelling
+from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
 from servers.faults import Fault, faulty
 
 from prefect_datastores import (
     AzureBlobDatastore,
+    AzureFileDatastore,
     DataReference,
     Datastore,
     Estimator,
@@ -295,20 +297,49 @@ with open('outputs/metrics.json', 'w') as file:
 """
 
 
+@pytest.fixture
+def shares(azure_files: AzureFiles, name: Callable[[], str]) -> Callable[[], AzureFileDatastore]:
+    """Registers new file shares."""
+
+    def make() -> AzureFileDatastore:
+        registered = name()
+        return Datastore.register_azure_file_share(
+            None,
+            registered,
+            registered.replace("_", "-"),
+            azure_files.account,
+            account_key=azure_files.key,
+            protocol="http",
+            endpoint=f"{azure_files.host}:{azure_files.port}",
+            create_if_not_exists=True,
+        )
+
+    return make
+
+
 @the_default
-@pytest.mark.parametrize("way", ["run", "submit"])
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    [("run", "blobs"), ("submit", "blobs"), ("run", "shares"), ("submit", "shares")],
+)
 def test_the_example_of_the_original_documentation_runs_as_written(
     way: str,
+    kind: str,
+    request: pytest.FixtureRequest,
     source: Callable[[str], Path],
-    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
     default: LocalDatastore,
     scratch: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (datastore1, first), (datastore2, second), (datastore3, third) = blobs(), blobs(), blobs()
-    for container, names in ((first, ["a.txt", "sub/b.txt"]), (second, ["foo/c.txt", "foobar/d"])):
+    make = request.getfixturevalue(kind)  # a share takes the place of a container
+    made = [make() for _ in range(3)]
+    datastore1, datastore2, datastore3 = made if kind == "shares" else [one for one, _ in made]
+    for datastore, names in (
+        (datastore1, ["a.txt", "sub/b.txt"]),
+        (datastore2, ["foo/c.txt", "foobar/d"]),
+    ):
         for each in names:
-            container.upload_blob(each, each.encode())
+            datastore.write_path(each, each.encode())
     code = DOCUMENTED.format(one=datastore1.name.upper(), two=datastore2.name)
 
     est = Estimator(
@@ -338,9 +369,8 @@ def test_the_example_of_the_original_documentation_runs_as_written(
 
     import pickle
 
-    assert [blob.name for blob in third.list_blobs()] == ["bar.pkl"]
-    made = pickle.loads(third.download_blob("bar.pkl").readall())
-    assert made == [["a.txt", "sub/b.txt"], ["c.txt"]]
+    assert [info.name for info in datastore3.list_objects()] == ["bar.pkl"]
+    assert pickle.loads(datastore3.read_path("bar.pkl")) == [["a.txt", "sub/b.txt"], ["c.txt"]]
     assert files(default.root) == {f"{outputs}/metrics.json": "1"}
 
     nodes, parents = graph_of(run_id)

@@ -11,12 +11,17 @@ from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.local import LocalDatastore
 from prefect_datastores.errors import DatastoreNotFound
 from prefect_datastores.names import block_name, datastore_name, is_datastore_name
 
-KINDS: tuple[type[FileDatastore], ...] = (AzureBlobDatastore, LocalDatastore)
+KINDS: tuple[type[FileDatastore], ...] = (
+    AzureBlobDatastore,
+    AzureFileDatastore,
+    LocalDatastore,
+)
 _DEFAULT_VARIABLE = "prefect_datastores_default"
 _PAGE = 200
 

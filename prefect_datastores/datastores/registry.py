@@ -14,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from prefect_datastores.datastores.auth import AccountKey, AzureAuth, Identity, SasToken
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.credentials import account_of
 from prefect_datastores.datastores.documents import (
@@ -38,7 +39,7 @@ from prefect_datastores.references import DataReference
 
 Registered = TypeVar("Registered", bound=FileDatastore)
 
-AnyDatastore = Union[AzureBlobDatastore, LocalDatastore]
+AnyDatastore = Union[AzureBlobDatastore, AzureFileDatastore, LocalDatastore]
 """Any kind of datastore; as the type of a flow's parameter it gives a choice in Prefect's form."""
 
 WORKSPACE_BLOB_STORE, WORKSPACE_FILE_STORE = "workspaceblobstore", "workspacefilestore"
@@ -132,6 +133,49 @@ class Datastore:
         if grant_workspace_access:
             grant_access(datastore)
         return registered
+
+    @staticmethod
+    def register_azure_file_share(
+        workspace: Any = None,
+        datastore_name: str = "",
+        file_share_name: str = "",
+        account_name: str = "",
+        sas_token: str | None = None,
+        account_key: str | None = None,
+        protocol: str | None = None,
+        endpoint: str | None = None,
+        overwrite: bool = False,
+        create_if_not_exists: bool = False,
+        skip_validation: bool = False,
+        *,
+        auth: AzureAuth | None = None,
+        allow_trailing_dots: bool = False,
+    ) -> AzureFileDatastore:
+        """Register a share of Azure Files under a name, once it is known to work.
+
+        The arguments are those of `register_azure_blob_container`. With `allow_trailing_dots` a name
+        may end in a dot.
+
+        Raises:
+            DatastoreError: as `register_azure_blob_container` says, of a share.
+        """
+        chosen = _one_sign_in(auth, sas_token, account_key)
+        with _as_configuration_error():
+            datastore = AzureFileDatastore(
+                account_name=account_name,
+                file_share_name=file_share_name,
+                auth=chosen,
+                protocol=protocol or "https",
+                endpoint=endpoint or "core.windows.net",
+                allow_trailing_dots=allow_trailing_dots,
+            )
+        return _register(
+            datastore,
+            datastore_name,
+            overwrite=overwrite,
+            create=create_if_not_exists,
+            validate=not skip_validation,
+        )
 
     @staticmethod
     def register_local(
