@@ -482,6 +482,18 @@ def test_the_right_that_is_missing_is_named_by_what_was_tried(
                 attempt(store)
 
 
+def test_a_wrong_key_is_no_firewall_whatever_is_asked(
+    azurite: Azurite, container: ContainerClient
+) -> None:
+    """Azurite says one code for both, and an answer to HEAD has no words."""
+    from prefect_datastores.names import ObjectName
+
+    with closing(BlobStore(azurite.url, container.container_name, **KEY)) as store:
+        for attempt in (store.check_root, lambda: store.head(ObjectName("x"))):
+            with pytest.raises(AuthenticationFailed, match="the account key is not accepted"):
+                attempt()
+
+
 def test_a_firewall_is_no_fault_of_the_sign_in_but_nothing_else_is_tried() -> None:
     with wire(says(refusal("AuthorizationFailure", f"{NOT_AUTHORIZED}."))) as heard:
         checks = check_store(BlobStore(f"http://127.0.0.1:{heard.port}/a", "c", **KEY))

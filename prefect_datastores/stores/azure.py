@@ -83,6 +83,7 @@ class Fault:
     retry_after: float | None
     date: str = ""
     """The time that the service has."""
+    server: str = ""
 
 
 class AzureService:
@@ -160,7 +161,7 @@ class AzureService:
         fault, where = fault_of(answer), f"{self.url}/{name}" if name else self.url
         if fault.status in {401, 403}:
             said = f"{where} answered {fault.status} {fault.code}".rstrip()
-            refusal = Refusal(fault.code, fault.message, fault.date)
+            refusal = Refusal(fault.code, fault.message, fault.date, fault.server)
             return refused(refusal, said, self._signer, right_of(method, query))
         error = self._error(fault, where)
         if isinstance(error, PlaceTaken) and name and method in {"GET", "HEAD"}:
@@ -252,6 +253,7 @@ def fault_of(answer: Answer) -> Fault:
         ),
         _retry_after(answer.headers),
         answer.headers.get("date", ""),
+        answer.headers.get("server", ""),
     )
 
 

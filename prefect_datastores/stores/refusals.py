@@ -44,11 +44,12 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
 
 
 class Refusal(NamedTuple):
-    """A 401 or 403 of the service: its code and message, and the time that it has."""
+    """A 401 or 403 of the service: its code and message, the time that it has, and who it is."""
 
     code: str
     message: str
     date: str = ""
+    server: str = ""
 
 
 def right_of(method: str, query: Query) -> str:
@@ -63,14 +64,16 @@ def right_of(method: str, query: Query) -> str:
 
 def refused(refusal: Refusal, answer: str, signer: Signer, right: str) -> DatastoreError:
     """Return the error that names what is wrong; `answer` says who answered what."""
-    code, message, _ = refusal
+    code, message = refusal.code, refusal.message
     clock = _clock(refusal)
     if "Signature not valid in the specified time frame" in message:
         return CredentialExpired(
             f"{answer}: the SAS token is outside its time. {clock or 'Make a new one.'}"
         )
-    # Azurite says AuthorizationFailure where the service says AuthenticationFailed.
-    not_accepted = code in _NOT_ACCEPTED or message.startswith("Server failed to authenticate")
+    # Azurite says AuthorizationFailure where the service says AuthenticationFailed. Its message would
+    # tell them apart, but an answer to HEAD has none.
+    of_emulator = code == "AuthorizationFailure" and refusal.server.startswith("Azurite")
+    not_accepted = code in _NOT_ACCEPTED or of_emulator
     if not_accepted and not isinstance(signer, NoSigner):
         hint = "Check that it belongs to this account and is whole."
         return AuthenticationFailed(
