@@ -174,15 +174,35 @@ def test_a_sas_does_what_it_allows(azure_files: AzureFiles, share: str, tmp_path
         by("rl").upload(source, "other", show_progress=False)
 
 
-def test_a_token_opens_a_share(azure_files: AzureFiles, share: str) -> None:
-    class Token:
-        def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-            assert scopes == ("https://storage.azure.com/.default",)
-            return AccessToken(azure_files.token, 2**40)
+class Token:
+    """A credential whose token the server takes."""
 
-    with closing(ShareStore(azure_files.url, share, token=Token())) as store:  # type: ignore[arg-type]
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        assert scopes == ("https://storage.azure.com/.default",)
+        return AccessToken(self.token, 2**40)
+
+
+def test_a_token_opens_a_share(azure_files: AzureFiles, share: str) -> None:
+    token: Any = Token(azure_files.token)
+    with closing(ShareStore(azure_files.url, share, token=token)) as store:
         put(store, "a/b", b"content")
         assert stored(store) == {"a/b": b"content"}
+
+
+def test_a_role_that_is_missing_is_one_for_files(azure_files: AzureFiles, share: str) -> None:
+    fault = Fault(
+        "comp=list",
+        "answer",
+        status=403,
+        headers={"x-ms-error-code": "AuthorizationPermissionMismatch"},
+    )
+    token = Token(azure_files.token)
+    with through(azure_files, share, fault, kind=SmallShareStore, token=token) as seen:
+        with pytest.raises(AccessDenied, match="'Storage File Data Privileged Reader'"):
+            seen.store.check_root()
 
 
 def test_secrets_are_not_shown(place: dict[str, Any]) -> None:
@@ -233,6 +253,25 @@ def test_what_is_unfinished_is_listed_nowhere(share_store: SmallShareStore) -> N
     writing.abort()
     hidden = share_store.list_page(".pds-unfinished/", recursive=False)
     assert [info.name for info in hidden.objects if not info.is_marker] == []
+
+
+def test_what_killed_uploads_left_is_removed_after_a_week(share_store: SmallShareStore) -> None:
+    put(share_store, "first", b"")
+    for number, written in enumerate(["2020-01-01T00:00:00.0000000Z", "now"]):
+        headers = {"x-ms-type": "file", "x-ms-content-length": "9"}
+        headers |= {"x-ms-file-last-write-time": written, "x-ms-file-creation-time": "now"}
+        headers |= {"x-ms-file-attributes": "none", "x-ms-file-permission": "inherit"}
+        share_store.service.request("PUT", f".pds-unfinished/{number}", headers=headers)
+    with closing(
+        SmallShareStore(
+            share_store.service.account_url,
+            share_store.service.container,
+            account_key=AzureFiles.key,
+        )
+    ) as later:
+        put(later, "second", b"")
+    left = share_store.list_page(".pds-unfinished/", recursive=False).objects
+    assert [info.name for info in left] == [".pds-unfinished/1"]
 
 
 # Faults.

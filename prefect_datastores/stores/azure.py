@@ -29,7 +29,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.stores.connection import Answer, Receive
 from prefect_datastores.stores.http import Exchange, HttpClient
-from prefect_datastores.stores.refusals import Refusal, refused, right_of
+from prefect_datastores.stores.refusals import BLOB_ROLES, Refusal, refused, right_of
 from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"
@@ -95,13 +95,17 @@ class AzureService:
         container: str,
         signer: Signer,
         headers: Mapping[str, str] = _NONE,
+        roles: str = BLOB_ROLES,
     ) -> None:
-        """Name the container; nothing is connected before the first request. Each has `headers`."""
+        """Name the container; nothing is connected before the first request. Each has `headers`.
+
+        `roles` is how the roles are called that give rights on the data.
+        """
         account_url = account_url.rstrip("/")
         self.account_url, self.container = account_url, container
         self.url = f"{account_url}/{container}"
         self._path = f"{urlsplit(account_url).path}/{container}"
-        self._signer = signer
+        self._signer, self._roles = signer, roles
         self._headers = {"x-ms-version": _VERSION, "User-Agent": _AGENT, **headers}
         self._http = HttpClient(account_url)
 
@@ -162,7 +166,7 @@ class AzureService:
         if fault.status in {401, 403}:
             said = f"{where} answered {fault.status} {fault.code}".rstrip()
             refusal = Refusal(fault.code, fault.message, fault.date, fault.server)
-            return refused(refusal, said, self._signer, right_of(method, query))
+            return refused(refusal, said, self._signer, right_of(method, query), self._roles)
         error = self._error(fault, where)
         if isinstance(error, PlaceTaken) and name and method in {"GET", "HEAD"}:
             return ObjectNotFound(str(error))  # a folder is no object

@@ -17,6 +17,7 @@ from prefect_datastores.stores.signing import NoSigner, Query, SasSigner, Signer
 
 _CLOCK_SECONDS = 10 * 60  # a request's time may differ by fifteen minutes from the service's
 _NOT_ACCEPTED = {"AuthenticationFailed", "InvalidAuthenticationInfo"}
+BLOB_ROLES, FILE_ROLES = "Storage Blob Data", "Storage File Data Privileged"
 _READS = {"list", "read"}
 _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "AuthorizationSourceIPMismatch": (
@@ -62,8 +63,10 @@ def right_of(method: str, query: Query) -> str:
     return "create it" if asked.get("restype") and not asked.get("comp") else "write"
 
 
-def refused(refusal: Refusal, answer: str, signer: Signer, right: str) -> DatastoreError:
-    """Return the error that names what is wrong; `answer` says who answered what."""
+def refused(
+    refusal: Refusal, answer: str, signer: Signer, right: str, roles: str = BLOB_ROLES
+) -> DatastoreError:
+    """Return the error that names what is wrong; `answer` says who answered what, `roles` give rights on the data."""
     code, message = refusal.code, refusal.message
     clock = _clock(refusal)
     if "Signature not valid in the specified time frame" in message:
@@ -92,7 +95,7 @@ def refused(refusal: Refusal, answer: str, signer: Signer, right: str) -> Datast
         return AuthenticationFailed(
             f"{answer}: it does not allow anonymous access; give a credential."
         )
-    role = f"Storage Blob Data {'Reader' if right in _READS else 'Contributor'}"
+    role = f"{roles} {'Reader' if right in _READS else 'Contributor'}"
     asked = f" Have an owner grant the identity a role for the data, such as '{role}'."
     grant = asked if isinstance(signer, TokenSigner) else ""
     return AccessDenied(f"{answer}: the {signer.title} lacks the right to {right}.{grant}")

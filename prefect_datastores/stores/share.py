@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from prefect_datastores.stores.entries import entries_of, moment_of, quoted
 from prefect_datastores.stores.listed import in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.ranges import Reading
+from prefect_datastores.stores.refusals import FILE_ROLES
 from prefect_datastores.stores.signing import signer_of
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ _SHARE = (("restype", "share"),)
 _DIRECTORY = (("restype", "directory"),)
 # "Naming and referencing shares, directories, files, and metadata", in Azure Files' reference.
 _REFUSED = frozenset('"\\/:|<>*?') | frozenset(map(chr, range(32))) | {"\x7f"}
+_LEFT_SECONDS = 7 * 86_400.0  # as long as the service keeps blocks of a blob that are not committed
+_SWEPT_AT_ONCE = 500
 _LOCKS = 64
 _WRITTEN = "x-ms-file-last-write-time"
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -94,8 +98,9 @@ class ShareStore:
         if allow_trailing_dots:
             headers["x-ms-allow-trailing-dot"] = "true"
         self._dots = allow_trailing_dots
-        self.service = AzureService(account_url, share, signer, headers)
+        self.service = AzureService(account_url, share, signer, headers, FILE_ROLES)
         self.url = self.service.url
+        self._sweeping, self._is_swept = threading.Lock(), False
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -223,6 +228,7 @@ class ShareStore:
         self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
     ) -> tuple[str, str]:
         """Make a file in the hidden folder, of zeros or with its content; return its name and id."""
+        self._sweep()
         name = f"{_UNFINISHED}/{secrets.token_hex(12)}"
         given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
         if content:
@@ -232,6 +238,17 @@ class ShareStore:
             return self.service.request("PUT", name, (), given, content or b"")
 
         return name, self._in_folder(name, make).headers.get("x-ms-file-id", "")
+
+    def _sweep(self) -> None:
+        """Remove, once, what killed uploads left, so that it does not fill the share."""
+        with self._sweeping:
+            if self._is_swept:
+                return
+            self._is_swept = True
+        with contextlib.suppress(DatastoreError):  # one that may only write cannot look
+            for info in self._list_folder(f"{_UNFINISHED}/", None, _SWEPT_AT_ONCE).objects:
+                if info.modified is not None and info.modified < time.time() - _LEFT_SECONDS:
+                    self.delete_unfinished(info.name)
 
     def delete_unfinished(self, name: str) -> None:
         """Delete a file of the hidden folder; nothing there is fine."""
