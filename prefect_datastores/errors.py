@@ -12,6 +12,7 @@
     ├── EndpointUnreachable (ConnectionError)     no such host, or nobody answers there
     ├── ContainerNotFound (FileNotFoundError)     the container (or root folder) is missing
     ├── ObjectNotFound (FileNotFoundError)        the object is missing, or nothing matched
+    │   └── FolderMissing                         the folder that something is to be in is missing
     ├── ObjectExists (FileExistsError)            it is there, and `overwrite="fail"`
     ├── UnsafeName (ValueError)                   a name that would leave its place
     ├── NameCollision (ValueError)                two names that would be one file

@@ -28,7 +28,7 @@ MAY_IMPORT_AZURE = ("stores/", "datastores/credentials.py", "datastores/grants.p
 PUBLIC = {
     *("AccountKey", "Anonymous", "Identity", "SasToken", "ServicePrincipal"),
     *("AzureCli", "Certificate", "ConnectionString", "ManagedIdentity", "WorkloadIdentity"),
-    *("AnyDatastore", "AzureBlobDatastore", "LocalDatastore", "Datastore"),
+    *("AnyDatastore", "AzureBlobDatastore", "AzureFileDatastore", "LocalDatastore", "Datastore"),
     *("DataReference", "DatastoreError", "Estimator"),
     *("stage", "staged", "download", "upload"),
 }
