@@ -88,9 +88,7 @@ class ShareStore:
         signer = signer_of(
             account_url, account_name, account_key=account_key, sas_token=sas_token, token=token
         )
-        headers = {"x-ms-version": _VERSION}
-        if token:
-            headers["x-ms-file-request-intent"] = "backup"  # which a token needs
+        headers = headers_of(by_token=token is not None)
         if allow_trailing_dots:
             headers["x-ms-allow-trailing-dot"] = "true"
         self._dots = allow_trailing_dots
@@ -402,6 +400,12 @@ class ShareStore:
     def close(self) -> None:
         """Let go of connections."""
         self.service.close()
+
+
+def headers_of(*, by_token: bool) -> dict[str, str]:
+    """Return the headers of every request about files."""
+    headers = {"x-ms-version": _VERSION}
+    return {**headers, "x-ms-file-request-intent": "backup"} if by_token else headers
 
 
 def _version(etag: str, written: str) -> str:
