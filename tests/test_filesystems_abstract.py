@@ -1,7 +1,7 @@
 """fsspec's own tests of a file system, over a share: with paths in the account, and in the share."""
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from fsspec.tests.abstract import (
@@ -23,8 +23,8 @@ class ShareFixtures(AbstractFixtures):
     @pytest.fixture(params=["account", "share"])
     def fs(
         self, request: pytest.FixtureRequest, azure_files: AzureFiles, share: str
-    ) -> Iterator[AzureFileShareFileSystem]:
-        yield AzureFileShareFileSystem(
+    ) -> AzureFileShareFileSystem:
+        return AzureFileShareFileSystem(
             azure_files.account,
             account_key=azure_files.key,
             account_url=azure_files.url,

@@ -244,7 +244,8 @@ class AzureFileShareFileSystem(ShareContent):
         if maxdepth is not None:
             super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
             return
-        if isinstance(path1, str) and isinstance(path2, str) and not has_magic(path1):
+        are_two = isinstance(path1, str) and isinstance(path2, str)
+        if are_two and (not has_magic(path1) or self.exists(path1)):
             source, to = self._strip_protocol(path1), self._strip_protocol(path2)
             is_other = source.casefold() != to.casefold()
             if is_other and (path2.endswith("/") or self.isdir(to)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
     DatastoreError,
+    FolderMissing,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -97,7 +98,7 @@ class ShareWriting:
             ours = self._standing(file_id) if before else None
             if ours is not None:
                 return ours  # the try before was done, and its answer lost
-            if isinstance(error, ObjectExists):
+            if isinstance(error, (ObjectExists, FolderMissing)):
                 raise
             raise PartLost(
                 f"{self._store.url}/{self._name}: the unfinished file was taken away."
