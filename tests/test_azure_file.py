@@ -342,6 +342,8 @@ def test_a_fault_of_a_write_is_got_over_or_told(
     named = WRITING[fault]
     with through(azure_files, share, stall=STALL, kind=SmallShareStore) as seen:
         for times in (None, 1):
+            for key in stored(share_store):
+                share_store.delete(ObjectName(key))
             for key, content in OLD.items():
                 put(share_store, key, content)
             seen.proxy.fail_by(at(named.fault, rf"PUT \S+{what}", times=times))

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "redaction", "names", "files", "renames", "workspaces"},
     {"stores"},
     {"staging"},
-    {"scripts", "testing"},
+    {"scripts", "testing", "filesystems"},
     {"references", "datastores", "display", "settings", "slots", "result_table"},
     {"tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},

@@ -7,7 +7,6 @@ replaces one whole. Versions are compared before, under a lock of this process.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import secrets
@@ -24,19 +23,20 @@ from prefect_datastores.errors import (
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
-    PartLost,
     PlaceTaken,
     SourceChanged,
+    TransferError,
 )
 from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, quoted
 from prefect_datastores.stores.listed import in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
+from prefect_datastores.stores.share_writing import GrowingWriting, ShareWriting, md5_text
 from prefect_datastores.stores.signing import signer_of
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ class ShareStore:
         signer = signer_of(
             account_url, account_name, account_key=account_key, sas_token=sas_token, token=token
         )
-        headers = {"x-ms-version": _VERSION}
-        if token:
-            headers["x-ms-file-request-intent"] = "backup"  # which a token needs
+        headers = headers_of(by_token=token is not None)
         if allow_trailing_dots:
             headers["x-ms-allow-trailing-dot"] = "true"
         self._dots = allow_trailing_dots
@@ -174,6 +172,10 @@ class ShareStore:
         headers = self.service.request("HEAD", name).headers
         return self.info_of(name, headers, headers.get("content-length", ""))
 
+    def stat(self, name: str, *, is_folder: bool = False) -> Mapping[str, str]:
+        """Return what is told of a file, or of a folder, as headers have it; "" is the share's root."""
+        return self.service.request("HEAD", name, _DIRECTORY if is_folder else ()).headers
+
     def info_of(
         self, name: ObjectName, headers: Mapping[str, str], length: str, digest: bytes | None = None
     ) -> ObjectInfo:
@@ -220,16 +222,26 @@ class ShareStore:
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
-    ) -> _ShareWriting:
+    ) -> ShareWriting:
         """Begin a file, under another name until it is committed."""
-        return _ShareWriting(self, name, size, replaces, if_absent)
+        return ShareWriting(self, name, size, replaces, if_absent)
+
+    def begin_growing(
+        self, name: ObjectName, *, replaces: str | None = None, if_absent: bool = False
+    ) -> GrowingWriting:
+        """Begin a file whose length is not known yet."""
+        return GrowingWriting(self, name, replaces=replaces, if_absent=if_absent)
+
+    def unfinished_name(self) -> str:
+        """Return a name in the hidden folder that nobody has."""
+        return f"{_UNFINISHED}/{secrets.token_hex(12)}"
 
     def new_file(
         self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
     ) -> tuple[str, str]:
         """Make a file in the hidden folder, of zeros or with its content; return its name and id."""
         self._sweep()
-        name = f"{_UNFINISHED}/{secrets.token_hex(12)}"
+        name = self.unfinished_name()
         given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
         if content:
             given["Content-MD5"] = md5_text(hashlib.md5(content, usedforsecurity=False).digest())
@@ -249,6 +261,38 @@ class ShareStore:
             for info in self._list_folder(f"{_UNFINISHED}/", None, _SWEPT_AT_ONCE).objects:
                 if info.modified is not None and info.modified < time.time() - _LEFT_SECONDS:
                     self.delete_unfinished(info.name)
+
+    def write_range(self, name: str, offset: int, data: memoryview) -> None:
+        """Write bytes of a file that is long enough for them; they are checked on arrival."""
+        headers = {
+            "x-ms-write": "update",
+            "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
+            "Content-MD5": md5_text(hashlib.md5(data, usedforsecurity=False).digest()),
+        }
+        self.service.request("PUT", name, (("comp", "range"),), headers, data)
+
+    def describe(self, name: str, headers: Mapping[str, str]) -> None:
+        """Set a file's length, moments, or what it says of itself; who names one of the last sets all."""
+        self.service.request("PUT", name, (("comp", "properties"),), headers)
+
+    def copy(self, source: str, to: str) -> str:
+        """Have the service copy a file of the account, by its signed address; return the copy's id.
+
+        Raises:
+            TransferError: the service gave up.
+        """
+        headers = {"x-ms-copy-source": source}
+        if self._dots:
+            headers["x-ms-source-allow-trailing-dot"] = "true"
+        self._in_folder(to, lambda: self.service.request("PUT", to, (), headers))
+        pause = 0.05
+        while (told := self.stat(to)).get("x-ms-copy-status") == "pending":
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+        if told.get("x-ms-copy-status") != "success":
+            why = told.get("x-ms-copy-status-description") or told.get("x-ms-copy-status")
+            raise TransferError(f"{self.url}/{to} could not be copied: {why}.")
+        return told.get("x-ms-file-id", "")
 
     def delete_unfinished(self, name: str) -> None:
         """Delete a file of the hidden folder; nothing there is fine."""
@@ -322,6 +366,31 @@ class ShareStore:
             return True
         return False
 
+    def make_folder(self, name: ObjectName, *, with_parents: bool) -> None:
+        """Make a folder.
+
+        Raises:
+            ObjectExists: a file or folder of that name is there.
+            FolderMissing: the folder above it is missing, or is a file.
+        """
+
+        def make() -> Answer:
+            return self.service.request("PUT", name, _DIRECTORY)
+
+        if with_parents:
+            self._in_folder(name, make)
+        else:
+            make()
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder.
+
+        Raises:
+            ObjectExists: something is in it.
+            PlaceTaken: it is a file.
+        """
+        self.service.request("DELETE", name, _DIRECTORY)
+
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
         with contextlib.suppress(ObjectNotFound, PlaceTaken):
@@ -350,121 +419,12 @@ class ShareStore:
         self.service.close()
 
 
-class _ShareWriting:
-    """A file in the hidden folder, until it gets its name."""
-
-    token = ""  # a range that was written is not told from one that was begun
-
-    def __init__(
-        self,
-        store: ShareStore,
-        name: ObjectName,
-        size: int,
-        replaces: str | None,
-        if_absent: bool,
-    ) -> None:
-        self._store, self._name, self._size = store, name, size
-        self._replaces, self._if_absent = replaces, if_absent
-        self._file: tuple[str, str] | None = None
-        self._making = threading.Lock()
-        self._written: dict[int, int] = {}
-        self._is_described = self._renamed = False
-
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        return {}
-
-    def keep_part(self, index: int, length: int, token: str) -> None:
-        raise NotImplementedError
-
-    def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        if len(data) == self._size:
-            self._make(data, hashlib.md5(data, usedforsecurity=False).digest())
-        else:
-            headers = {
-                "x-ms-write": "update",
-                "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
-                "Content-MD5": md5_text(hashlib.md5(data, usedforsecurity=False).digest()),
-            }
-            query = (("comp", "range"),)
-            self._store.service.request("PUT", self._make()[0], query, headers, data)
-        self._written[index] = len(data)
-
-    def _make(
-        self, content: memoryview | None = None, digest: bytes | None = None
-    ) -> tuple[str, str]:
-        """Return the name and id of the file, which the first part makes; with all its content, if that is one."""
-        with self._making:
-            if self._file is None or content is not None:
-                self._file = self._store.new_file(self._size, content, _headers(digest))
-                self._is_described = digest is not None
-            return self._file
-
-    def commit(self, digest: bytes) -> ObjectInfo:
-        if sum(self._written.values()) != self._size:
-            raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
-        file, file_id = self._make(digest=None if self._size else digest)
-        if not self._is_described:
-            query = (("comp", "properties"),)
-            self._store.service.request("PUT", file, query, _headers(digest))
-            self._is_described = True
-        with self._store.changing(self._name):
-            if self._replaces is not None:
-                self._expect(self._replaces)
-            told = self._rename(file, file_id)
-        return self._store.info_of(self._name, told, str(self._size), digest)
-
-    def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
-        before, self._renamed = self._renamed, True
-        try:
-            return self._store.rename(file, self._name, replace=not self._if_absent).headers
-        except (ObjectNotFound, ObjectExists) as error:
-            ours = self._standing(file_id) if before else None
-            if ours is not None:
-                return ours  # the try before was done, and its answer lost
-            if isinstance(error, ObjectExists):
-                raise
-            raise PartLost(
-                f"{self._store.url}/{self._name}: the unfinished file was taken away."
-            ) from None
-
-    def _standing(self, file_id: str) -> Mapping[str, str] | None:
-        """Return what is told of the file at the name, where it is this one."""
-        with contextlib.suppress(ObjectNotFound):
-            headers = self._store.service.request("HEAD", self._name).headers
-            if file_id and headers.get("x-ms-file-id") == file_id:
-                return headers
-        return None
-
-    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
-        return Later(lambda: self.commit(digest))
-
-    def _expect(self, etag: str) -> None:
-        try:
-            stands = self._store.head(self._name).etag
-        except ObjectNotFound:
-            stands = ""
-        if stands != etag:
-            raise ObjectExists(
-                f"{self._store.url}/{self._name} was written by somebody else meanwhile; it was left as it is."
-            )
-
-    def abort(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(DatastoreError):
-                self._store.delete_unfinished(self._file[0])
+def headers_of(*, by_token: bool) -> dict[str, str]:
+    """Return the headers of every request about files."""
+    headers = {"x-ms-version": _VERSION}
+    return {**headers, "x-ms-file-request-intent": "backup"} if by_token else headers
 
 
 def _version(etag: str, written: str) -> str:
     """Return what stands for one version: writes over SMB change the time at once, the ETag with them or later."""
     return f"{quoted(etag)} {written}"
-
-
-def _headers(digest: bytes | None) -> dict[str, str]:
-    """Return what a file says of itself; a request that names one of these sets all of them."""
-    headers = {"x-ms-content-type": "application/octet-stream"}
-    return headers if digest is None else {**headers, "x-ms-content-md5": md5_text(digest)}
-
-
-def md5_text(digest: bytes) -> str:
-    """Return a digest as headers have it."""
-    return base64.b64encode(digest).decode()

@@ -1,0 +1,196 @@
+"""What opens the shares of an account: options as people give them, and the connections made of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_datastores.errors import ConfigurationError, ObjectExists, ObjectNotFound, ServiceBusy
+from prefect_datastores.names import account_name, container_name
+from prefect_datastores.redaction import MASK, remember
+from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.decorated import Result
+from prefect_datastores.stores.retry import RetryPolicy, patient
+from prefect_datastores.stores.share import ShareStore
+from prefect_datastores.stores.shares import share_names
+
+PUBLIC_CLOUD = "core.windows.net"
+SECRETS = ("account_key", "sas_token", "connection_string", "credential")
+
+
+class Options(dict[str, Any]):
+    """Options by name; `repr` shows no secret among them."""
+
+    def __repr__(self) -> str:
+        """Show that there is a secret, and not which."""
+        shown = {key: MASK if key in SECRETS and value else value for key, value in self.items()}
+        return repr(shown)
+
+
+@dataclass(frozen=True)
+class Account:
+    """A storage account's files, and what opens them."""
+
+    url: str
+    name: str | None
+    key: str | None = field(default=None, repr=False)
+    sas: str | None = field(default=None, repr=False)
+    credential: Any = field(default=None, repr=False)
+    allow_trailing_dots: bool = False
+
+    def signs(self) -> dict[str, Any]:
+        """Return what a store signs with; the machine's identity where nothing was given."""
+        token = self.credential
+        if not (self.key or self.sas or token):
+            from prefect_datastores.stores.identity import machine_identity  # noqa: PLC0415
+
+            token = machine_identity()
+        return {"account_key": self.key, "sas_token": self.sas, "token": token}
+
+
+def account_of(
+    name: str | None,
+    *,
+    account_key: str | None,
+    sas_token: str | None,
+    credential: Any,
+    connection_string: str | None,
+    account_url: str | None,
+    endpoint: str,
+    allow_trailing_dots: bool = False,
+) -> Account:
+    """Return the account that options name.
+
+    Raises:
+        ConfigurationError: they name none, or more than one way to sign in.
+    """
+    for secret in (account_key, sas_token, connection_string):
+        remember(secret or "")
+    given = [account_key, sas_token, credential, connection_string]
+    if sum(bool(way) for way in given) > 1:
+        raise ConfigurationError(
+            "Give one way to sign in: account_key, sas_token, credential or connection_string."
+        )
+    if connection_string:
+        said = _fields(connection_string)
+        name = name or said.get("accountname")
+        account_key, sas_token = said.get("accountkey"), said.get("sharedaccesssignature")
+        account_url = account_url or said.get("fileendpoint")
+        endpoint = said.get("endpointsuffix", endpoint)
+        if not account_key and not sas_token:
+            raise ConfigurationError(
+                "The connection string is refused: it has neither AccountKey nor SharedAccessSignature."
+            )
+    if credential and not callable(getattr(credential, "get_token", None)):
+        raise ConfigurationError(
+            "The credential is refused: give an object with get_token, as azure.identity has them; "
+            "a key or a SAS token has an option of its own."
+        )
+    if credential and inspect.iscoroutinefunction(credential.get_token):
+        raise ConfigurationError(
+            "The credential is refused: it is one of azure.identity.aio; give the one of azure.identity."
+        )
+    if "://" in endpoint:
+        account_url = account_url or endpoint
+    if not account_url and not name:
+        raise ConfigurationError(
+            "Give the account: account_name, account_url or connection_string."
+        )
+    url = account_url or f"https://{account_name(name or '')}.file.{endpoint.strip('/')}"
+    if any(sign in url for sign in "?#@"):
+        raise ConfigurationError(
+            "The address of the account is refused: give it without '?' or '@'."
+        )
+    return Account(
+        url.rstrip("/"),
+        name,
+        account_key or None,
+        sas_token or None,
+        credential,
+        allow_trailing_dots,
+    )
+
+
+def _fields(connection_string: str) -> dict[str, str]:
+    parts = (part.strip().partition("=") for part in connection_string.split(";"))
+    return {key.strip().lower(): value.strip() for key, found, value in parts if found and value}
+
+
+class OpenShare:
+    """One share: its store, and the same with patience, for what is tried again."""
+
+    def __init__(self, account: Account, share: str, signs: Mapping[str, Any]) -> None:
+        """Name the share; nobody is asked yet."""
+        self.plain = ShareStore(
+            account.url,
+            share,
+            account_name=account.name,
+            allow_trailing_dots=account.allow_trailing_dots,
+            **signs,
+        )
+        self.store: ObjectStore = patient(self.plain)
+        self._policy = RetryPolicy()
+
+    def ask(self, what: str, request: Callable[[], Result]) -> Result:
+        """Return what a request returns that may be made any number of times."""
+        return self._policy.call(what, request)
+
+    def change(
+        self,
+        what: str,
+        request: Callable[[], object],
+        *,
+        done: Callable[[], bool],
+    ) -> None:
+        """Make a change that can be made once; `done` tells whether one that was not answered was made."""
+        lost = False
+
+        def once() -> None:
+            nonlocal lost
+            try:
+                request()
+            except ServiceBusy:
+                lost = True
+                raise
+            except (ObjectExists, ObjectNotFound):
+                if not (lost and done()):
+                    raise
+
+        self._policy.call(what, once)
+
+    def is_there(self, name: str, *, is_folder: bool) -> bool:
+        """Tell whether a file, or a folder, has that name."""
+        try:
+            self.ask("look", lambda: self.plain.stat(name, is_folder=is_folder))
+        except ObjectNotFound:
+            return False
+        return True
+
+
+class Opened:
+    """The connections of one process to an account; another process makes its own."""
+
+    def __init__(self, account: Account) -> None:
+        """Connect to nothing yet."""
+        self.process = os.getpid()
+        self._account, self._signs = account, account.signs()
+        self._shares: dict[str, OpenShare] = {}
+
+    def share(self, name: str) -> OpenShare:
+        """Return a share; whether it exists shows at the first request.
+
+        Raises:
+            ConfigurationError: no share can have that name.
+        """
+        found = self._shares.get(name)
+        if found is None:
+            made = OpenShare(self._account, container_name(name), self._signs)
+            found = self._shares.setdefault(name, made)
+        return found
+
+    def share_names(self) -> list[str]:
+        """Return the names of all shares of the account."""
+        return share_names(self._account.url, self._account.name, **self._signs)
