@@ -32,7 +32,7 @@ def parts_lane() -> ThreadPoolExecutor:
 @lru_cache(maxsize=4)
 def _lane(name: str, threads: int, _process: int) -> ThreadPoolExecutor:
     """Return the lane of a process: one that was forked has none of its parent's threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"pds-fs-{name}")
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"azurefile-{name}")
 
 
 def beside(
