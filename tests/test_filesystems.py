@@ -901,19 +901,3 @@ def test_a_file_system_that_was_pickled_reads(fs: AzureFileShareFileSystem) -> N
     assert again is not fs
     assert again.cat_file("a") == b"text"
     assert again.share_name == fs.share_name
-
-
-def test_a_process_that_was_forked_connects_by_itself(fs: AzureFileShareFileSystem) -> None:
-    import multiprocessing
-
-    content = some_bytes(3 * PART)
-    fs.pipe_file("a", content)
-    assert fs.cat_file("a") == content  # connections and threads are there now
-
-    def work() -> None:
-        assert fs.cat_file("a") == content
-
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
