@@ -5,6 +5,8 @@ import io
 import json
 import pickle
 import posixpath
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -901,3 +903,32 @@ def test_a_file_system_that_was_pickled_reads(fs: AzureFileShareFileSystem) -> N
     assert again is not fs
     assert again.cat_file("a") == b"text"
     assert again.share_name == fs.share_name
+
+
+FORKED = """
+import multiprocessing, sys
+from prefect_datastores.filesystems import AzureFileShareFileSystem
+
+name, key, url, share = sys.argv[1:]
+fs = AzureFileShareFileSystem(account_name=name, account_key=key, account_url=url, share_name=share)
+content = fs.cat_file("a")  # connections and threads are there now
+
+def work():
+    assert fs.cat_file("a") == content
+
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join(60)
+sys.exit(child.exitcode)
+"""
+
+
+def test_a_process_that_was_forked_connects_by_itself(
+    fs: AzureFileShareFileSystem, azure_files: AzureFiles, share: str
+) -> None:
+    """In a program of its own: what a fork makes of the threads of others is not the matter here."""
+    fs.pipe_file("a", some_bytes(3 * PART))
+    place = [azure_files.account, azure_files.key, azure_files.url, share]
+    command = [sys.executable, "-c", FORKED, *place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

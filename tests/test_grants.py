@@ -80,7 +80,6 @@ def test_the_roles_are_assigned_by_the_management_sdk(
     caller: Identities, tls: Tls, auth: AzureAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To who signs in; of a datastore that a key opens, to the machine's identity."""
-    pytest.importorskip("azure.mgmt.authorization")
     with wire(says(answer("201 Created", id="x", name="x")), tls=tls.context()) as heard:
         url = f"https://127.0.0.1:{heard.port}"
         with caplog.at_level(logging.INFO):
@@ -100,7 +99,6 @@ def test_the_roles_are_assigned_by_the_management_sdk(
 
 
 def test_a_grant_that_is_made_again_is_the_same(caller: Identities, tls: Tls) -> None:
-    pytest.importorskip("azure.mgmt.authorization")
     code = {"code": "RoleAssignmentExists", "message": "The role assignment already exists."}
     with wire(says(answer("409 Conflict", error=code)), tls=tls.context()) as heard:
         for _ in range(2):
@@ -113,7 +111,6 @@ def test_a_grant_that_is_made_again_is_the_same(caller: Identities, tls: Tls) ->
 def test_a_caller_who_may_not_is_told_what_an_owner_runs(
     caller: Identities, tls: Tls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("azure.mgmt.authorization")
     code = {
         "code": "AuthorizationFailed",
         "message": "The client does not have authorization to perform action",
