@@ -224,6 +224,14 @@ def test_no_secret_is_shown_without_being_asked_for(azure_files: AzureFiles, sha
         assert AzureFileShareFileSystem.from_json(asked) == fs
 
 
+def test_a_credential_that_is_an_object_is_left_out_of_texts(azure_files: AzureFiles) -> None:
+    fs = AzureFileShareFileSystem("acme", credential=Token(azure_files.token))
+    assert "credential" not in fs.to_dict()
+    assert azure_files.token not in fs.to_json()
+    with pytest.raises(TypeError):
+        fs.to_json(include_password=True)
+
+
 def test_two_keys_are_two_file_systems(azure_files: AzureFiles) -> None:
     one = AzureFileShareFileSystem(account_name="acme", account_key=azure_files.key)
     again = fsspec.filesystem("azurefile", **one.storage_options)

@@ -22,11 +22,11 @@ from prefect_datastores.datastores.auth import (
     not_prefilled,
 )
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.datastores.connection_string import read_connection_string
 from prefect_datastores.datastores.credentials import sas_token_of, store_arguments
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.names import account_name
+from prefect_datastores.stores.connection_string import read_connection_string
 from prefect_datastores.stores.sas import Need, read_sas, said
 
 Service = Literal["blob", "file", "dfs"]

@@ -25,9 +25,9 @@ from prefect_datastores.datastores.auth import (
     ServicePrincipal,
     WorkloadIdentity,
 )
-from prefect_datastores.datastores.connection_string import read_connection_string
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.redaction import remember
+from prefect_datastores.stores.connection_string import read_connection_string
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential

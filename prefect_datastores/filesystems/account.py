@@ -12,6 +12,7 @@ from prefect_datastores.errors import ConfigurationError, ObjectExists, ObjectNo
 from prefect_datastores.names import account_name, container_name
 from prefect_datastores.redaction import MASK, remember
 from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.connection_string import read_connection_string
 from prefect_datastores.stores.decorated import Result
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.stores.share import ShareStore
@@ -75,15 +76,11 @@ def account_of(
             "Give one way to sign in: account_key, sas_token, credential or connection_string."
         )
     if connection_string:
-        said = _fields(connection_string)
-        name = name or said.get("accountname")
-        account_key, sas_token = said.get("accountkey"), said.get("sharedaccesssignature")
-        account_url = account_url or said.get("fileendpoint")
-        endpoint = said.get("endpointsuffix", endpoint)
-        if not account_key and not sas_token:
-            raise ConfigurationError(
-                "The connection string is refused: it has neither AccountKey nor SharedAccessSignature."
-            )
+        said = read_connection_string(connection_string)
+        name = name or said.account
+        account_key, sas_token = said.account_key, said.sas_token
+        account_url = account_url or said.endpoints.get("file")
+        endpoint = said.suffix
     if credential and not callable(getattr(credential, "get_token", None)):
         raise ConfigurationError(
             "The credential is refused: give an object with get_token, as azure.identity has them; "
@@ -112,11 +109,6 @@ def account_of(
         credential,
         allow_trailing_dots,
     )
-
-
-def _fields(connection_string: str) -> dict[str, str]:
-    parts = (part.strip().partition("=") for part in connection_string.split(";"))
-    return {key.strip().lower(): value.strip() for key, found, value in parts if found and value}
 
 
 class OpenShare:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fsspec.dircache import DirCache
+from fsspec.json import FilesystemJSONEncoder
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path
 
@@ -98,9 +99,24 @@ class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
     __str__ = __repr__
 
     def to_dict(self, *, include_password: bool = False) -> dict[str, Any]:
-        """Return what it was made with; without the secrets, unless they are asked for."""
-        told: dict[str, Any] = super().to_dict(include_password=True)
-        return {key: value for key, value in told.items() if include_password or key not in SECRETS}
+        """Return what it was made with, as `fsspec` has it; without the secrets, unless they are asked for.
+
+        Raises:
+            TypeError: the secrets are asked for, and one is an object that no text stands for.
+        """
+        # Left out first: an object that signs in could not be told at all.
+        told = {
+            key: self._options[key]
+            for key in self._options
+            if include_password or key not in SECRETS
+        }
+        encoder, cls = FilesystemJSONEncoder(), type(self)
+        return {
+            "cls": f"{cls.__module__}:{cls.__name__}",
+            "protocol": self.protocol[0],
+            "args": encoder.make_serializable(self.storage_args),
+            **encoder.make_serializable(told),
+        }
 
     def to_json(self, *, include_password: bool = False) -> str:
         """Return the same as text."""
