@@ -1,21 +1,21 @@
-"""Reads a page of Azure Files' List Directories and Files: by a pattern where it is as always, else by a parser.
-
-As with pages of blobs (`listing.py`), a page in which the pattern does not find every entry is read
-by the parser, and the two are tested against each other.
-"""
+"""Reads a page of Azure Files' listing of a directory, by patterns or by the parser; tested against each other."""
 
 from __future__ import annotations
 
 import re
 from calendar import timegm
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
-from urllib.parse import unquote
-from xml.parsers import expat
-from xml.sax.saxutils import unescape
+from typing import NamedTuple
 
-from prefect_datastores.errors import IntegrityError
+from prefect_datastores.stores.pages import (
+    Reader,
+    is_usual,
+    marker_of,
+    plain,
+    quoted,
+    text_of,
+    unreadable,
+)
 
 _REST = r"(?:<(?!/|{0})[^<>]*(?:/>|>[^<]*</[^<>]*>))*?"
 # Between what is wanted stand whole elements, so that no match leaves its entry.
@@ -31,9 +31,6 @@ _FILE = re.compile(
     + r"<Etag>([^<]*)</Etag>"
 )
 _FOLDER = re.compile(r"<Directory><Name>([^<]*)</Name>")
-_MARKER = re.compile(r"<NextMarker>([^<]*)</NextMarker>")
-_END = "</EnumerationResults>"
-_ENTITIES = {"&quot;": '"', "&apos;": "'"}
 _MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?Z")
 
 
@@ -60,38 +57,21 @@ def entries_of(body: bytes) -> Entries:
     Raises:
         IntegrityError: it is no page of a listing, or was cut.
     """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(f"it is no UTF-8 at byte {error.start}") from None
-    if not text.rstrip().endswith(_END):
-        raise _unreadable("it has no end")
-    return _quick(text) or _thorough(body)
+    return _quick(text_of(body)) or _thorough(body)
 
 
 def _quick(text: str) -> Entries | None:
     """Read a page by the patterns, or return None where it is not as always."""
-    has_entities = "&" in text
-    if (has_entities and "&#" in text) or "\r" in text or ("!" in text and "<!" in text):
+    if not is_usual(text):
         return None
     files = [
-        File(_plain(name), int(size), quoted(etag), written)
+        File(plain(name), int(size), quoted(etag), written)
         for name, size, written, etag in _FILE.findall(text)
     ]
-    folders = [_plain(name) for name in _FOLDER.findall(text)]
+    folders = [plain(name) for name in _FOLDER.findall(text)]
     if len(files) != text.count("</File>") or len(folders) != text.count("</Directory>"):
         return None
-    marker = _MARKER.search(text, text.rfind("</Entries>") + 1)
-    return Entries(files, folders, _plain(marker[1]) or None if marker else None)
-
-
-def _plain(text: str) -> str:
-    return unescape(text, _ENTITIES) if "&" in text else text
-
-
-def quoted(etag: str) -> str:
-    """Return an ETag in quotes, as headers have it and listings may not."""
-    return etag if etag[:1] == '"' else f'"{etag}"'
+    return Entries(files, folders, marker_of(text, "</Entries>"))
 
 
 @lru_cache(maxsize=1024)
@@ -107,81 +87,32 @@ def moment_of(text: str) -> float | None:
 
 def _thorough(body: bytes) -> Entries:
     reader = _Reader()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = reader.begin
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.take
-    parser.StartDoctypeDeclHandler = reader.refuse
-    try:
-        parser.Parse(body, True)
-    except expat.ExpatError as error:
-        raise _unreadable(expat.errors.messages[error.code]) from None
-    if not reader.is_listing:
-        raise _unreadable("it is another document")
-    return Entries(reader.files, reader.folders, reader.marker or None)
+    reader.read(body)
+    return Entries(reader.files, reader.folders, reader.marker)
 
 
-class _Reader:
-    """Takes what the parser finds."""
+class _Reader(Reader):
+    """Takes what the parser finds of files and directories."""
+
+    entries, inside = frozenset({"File", "Directory"}), "Entries"
 
     def __init__(self) -> None:
+        super().__init__()
         self.files: list[File] = []
         self.folders: list[str] = []
-        self.marker = ""
-        self.is_listing = False
-        self._path: list[str] = []
-        self._found: dict[str, str] = {}
-        self._text: list[str] = []
-        self._encoded = False
 
-    def refuse(self, *_: Any) -> None:
-        raise _unreadable("it declares a document type")
-
-    def begin(self, tag: str, attributes: Mapping[str, str]) -> None:
-        if not self._path:
-            self.is_listing = tag == "EnumerationResults"
-        self._path.append(tag)
-        self._text.clear()
-        if tag in {"File", "Directory"}:
-            self._found = {}
-        if tag == "Name":
-            self._encoded = attributes.get("Encoded") == "true"
-
-    def take(self, text: str) -> None:
-        self._text.append(text)
-
-    def end(self, tag: str) -> None:
-        text = "".join(self._text)
-        self._text.clear()
-        self._path.pop()
-        parent = self._path[-1] if self._path else ""
-        if tag == "NextMarker" and len(self._path) == 1:
-            self.marker = text
-        elif tag == "Name" and parent in {"File", "Directory"}:
-            self._found["Name"] = unquote(text) if self._encoded else text
-        elif parent == "Properties":
-            self._found[tag] = text
-        elif tag == "Directory" and parent == "Entries":
-            self.folders.append(self._name())
-        elif tag == "File" and parent == "Entries":
+    def entry(self, tag: str) -> None:
+        if tag == "Directory":
+            self.folders.append(self.name())
+        else:
             self.files.append(self._file())
 
     def _file(self) -> File:
-        found = self._found
+        found, name = self.found, self.name()
         try:
-            size, etag = int(found["Content-Length"]), quoted(found["Etag"])
-            return File(self._name(), size, etag, found["LastWriteTime"])
+            size, etag = int(found["Properties/content-length"]), found["Properties/etag"]
+            return File(name, size, quoted(etag), found["Properties/lastwritetime"])
         except (KeyError, ValueError):
-            raise _unreadable(
-                f"the file {self._name()!r} has no length, ETag or time of its last write"
+            raise unreadable(
+                f"the file {name!r} has no length, ETag or time of its last write"
             ) from None
-
-    def _name(self) -> str:
-        if "Name" not in self._found:
-            raise _unreadable("an entry has no name")
-        return self._found["Name"]
-
-
-def _unreadable(why: str) -> IntegrityError:
-    return IntegrityError(f"The service's listing cannot be read: {why}.")

@@ -31,9 +31,10 @@ from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
-from prefect_datastores.stores.entries import entries_of, moment_of, quoted
+from prefect_datastores.stores.entries import entries_of, moment_of
 from prefect_datastores.stores.listed import in_order
 from prefect_datastores.stores.listing import digest_of
+from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
 from prefect_datastores.stores.share_writing import GrowingWriting, ShareWriting, md5_text
