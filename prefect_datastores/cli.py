@@ -155,13 +155,11 @@ def register_local(name: str, folder: Path, overwrite: bool, as_json: bool) -> N
     Example:
       prefect-datastores register local raw /srv/data/raw
     """
-    datastore = Datastore.register_local(name, folder, overwrite=overwrite)
-    _print(
-        _described(datastore), f"Registered {datastore.name}: {datastore.url}", json_wanted=as_json
-    )
+    _tell_registered(Datastore.register_local(name, folder, overwrite=overwrite), as_json)
 
 
 _ACCOUNT_OPTIONS = (
+    click.option("--account", required=True, help="The storage account, without a domain."),
     click.option(
         "--account-key",
         envvar="PREFECT_DATASTORES_ACCOUNT_KEY",
@@ -192,24 +190,11 @@ def _account_options(command: Command) -> Command:
 
 @register.command("azure-blob")
 @click.argument("name")
-@click.option("--account", required=True, help="The storage account, without a domain.")
 @click.option("--container", required=True, help="The blob container.")
 @_account_options
 @as_json
 @_errors_told
-def register_azure_blob(
-    name: str,
-    account: str,
-    container: str,
-    account_key: str | None,
-    sas_token: str | None,
-    endpoint: str | None,
-    protocol: str | None,
-    create: bool,
-    overwrite: bool,
-    skip_validation: bool,
-    as_json: bool,
-) -> None:
+def register_azure_blob(name: str, container: str, as_json: bool, **account: Any) -> None:
     """Register a blob container as NAME, once it is known to work.
 
     Without a key or a token the machine's own identity signs in.
@@ -219,43 +204,22 @@ def register_azure_blob(
       prefect-datastores register azure-blob raw --account acme --container raw
       prefect-datastores register azure-blob raw --account acme --container raw --account-key -
     """
-    datastore = Datastore.register_azure_blob_container(
-        datastore_name=name,
-        container_name=container,
-        account_name=account,
-        account_key=_secret("Account key", account_key),
-        sas_token=_secret("SAS token", sas_token),
-        endpoint=endpoint,
-        protocol=protocol,
-        create_if_not_exists=create,
-        overwrite=overwrite,
-        skip_validation=skip_validation,
-    )
-    _print(
-        _described(datastore), f"Registered {datastore.name}: {datastore.url}", json_wanted=as_json
+    given = _account_arguments(**account)
+    _tell_registered(
+        Datastore.register_azure_blob_container(
+            datastore_name=name, container_name=container, **given
+        ),
+        as_json,
     )
 
 
 @register.command("azure-file")
 @click.argument("name")
-@click.option("--account", required=True, help="The storage account, without a domain.")
 @click.option("--share", required=True, help="The file share.")
 @_account_options
 @as_json
 @_errors_told
-def register_azure_file(
-    name: str,
-    account: str,
-    share: str,
-    account_key: str | None,
-    sas_token: str | None,
-    endpoint: str | None,
-    protocol: str | None,
-    create: bool,
-    overwrite: bool,
-    skip_validation: bool,
-    as_json: bool,
-) -> None:
+def register_azure_file(name: str, share: str, as_json: bool, **account: Any) -> None:
     """Register a share of Azure Files as NAME, once it is known to work.
 
     Without a key or a token the machine's own identity signs in.
@@ -264,18 +228,31 @@ def register_azure_file(
     Example:
       prefect-datastores register azure-file raw --account acme --share raw --account-key -
     """
-    datastore = Datastore.register_azure_file_share(
-        datastore_name=name,
-        file_share_name=share,
-        account_name=account,
-        account_key=_secret("Account key", account_key),
-        sas_token=_secret("SAS token", sas_token),
-        endpoint=endpoint,
-        protocol=protocol,
-        create_if_not_exists=create,
-        overwrite=overwrite,
-        skip_validation=skip_validation,
+    given = _account_arguments(**account)
+    _tell_registered(
+        Datastore.register_azure_file_share(datastore_name=name, file_share_name=share, **given),
+        as_json,
     )
+
+
+def _account_arguments(
+    account: str,
+    account_key: str | None,
+    sas_token: str | None,
+    create: bool,
+    **same: Any,
+) -> dict[str, Any]:
+    """Return what the options of an account mean as arguments; a secret that is `-` is asked for."""
+    return {
+        "account_name": account,
+        "account_key": _secret("Account key", account_key),
+        "sas_token": _secret("SAS token", sas_token),
+        "create_if_not_exists": create,
+        **same,
+    }
+
+
+def _tell_registered(datastore: FileDatastore, as_json: bool) -> None:
     _print(
         _described(datastore), f"Registered {datastore.name}: {datastore.url}", json_wanted=as_json
     )
