@@ -1,5 +1,6 @@
 """File shares: registered, signed in to in each way, and whole through every fault of the wire."""
 
+import base64
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -31,6 +32,7 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
     SourceChanged,
+    StageFailed,
 )
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -243,6 +245,52 @@ def test_the_digest_comes_with_the_bytes(share_store: SmallShareStore) -> None:
     put(share_store, "a", b"content")
     room = memoryview(bytearray(3))
     assert share_store.read_into(ObjectName("a"), 2, room, pin=None) == md5_of(b"content")
+
+
+def edited_by_another(store: SmallShareStore, name: str, content: bytes) -> None:
+    """Change a file in place, as SMB clients do; the service keeps the MD5 that was stored with it."""
+    headers = {"x-ms-write": "update", "x-ms-range": f"bytes=0-{len(content) - 1}"}
+    store.service.request("PUT", name, (("comp", "range"),), headers, content)
+    assert "content-md5" in store.service.request("HEAD", name).headers
+
+
+def test_a_digest_that_a_file_outlived_is_not_believed(
+    share_store: SmallShareStore, tmp_path: Path
+) -> None:
+    """What was edited in place afterwards comes as it is, and is never taken for what it was."""
+    for size in (6, 2 * PART):
+        before, after = content_of(size), content_of(size, "edited")
+        mine = make_tree(tmp_path / f"mine-{size}", {"a": before})
+        upload(share_store, folder_source(mine), "", "replace")
+        assert share_store.head(ObjectName("a")).digest == md5_of(before)
+        edited_by_another(share_store, "a", after)
+        assert share_store.head(ObjectName("a")).digest is None
+        report = download(share_store, mine, DownloadRequest(overwrite="if_changed"))
+        assert [(row.action, row.verified) for row in report.rows] == [("moved", "length")]
+        assert tree(mine) == {"a": after}
+        make_tree(mine, {"a": before})
+        report = upload(share_store, folder_source(mine), "", "if_changed")
+        assert [row.action for row in report.rows] == ["moved"]
+        assert stored(share_store) == {"a": before}
+
+
+def test_a_digest_of_another_client_verifies_and_decides_nothing(
+    share_store: SmallShareStore, tmp_path: Path
+) -> None:
+    """Nobody knows whether it is of what the file is now: bytes that differ are refused, and all is compared."""
+    headers = {"x-ms-type": "file", "x-ms-content-length": "3"}
+    stored_md5 = base64.b64encode(md5_of(b"new")).decode()
+    share_store.service.request(
+        "PUT", "a", headers={**headers, "x-ms-content-md5": stored_md5}, body=b"new"
+    )
+    assert share_store.head(ObjectName("a")).digest is None
+    mine = make_tree(tmp_path / "mine", {"a": b"new"})
+    report = download(share_store, mine, DownloadRequest(overwrite="if_changed"))
+    assert [(row.action, row.verified) for row in report.rows] == [("moved", "md5")]
+    edited_by_another(share_store, "a", b"bad")
+    with pytest.raises(StageFailed, match="another MD5"):
+        download(share_store, tmp_path / "theirs", REPLACE)
+    assert tree(tmp_path / "theirs") == {}
 
 
 def test_what_is_unfinished_is_listed_nowhere(share_store: SmallShareStore) -> None:

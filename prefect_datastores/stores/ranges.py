@@ -11,8 +11,9 @@ from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.connection import Answer, Head, Receive
 from prefect_datastores.stores.listing import digest_of
 
-# What tells the MD5 of the whole in the answer to a range: a blob's header, and a file's.
-_WHOLE = ("x-ms-blob-content-md5", "x-ms-content-md5")
+
+def _of_blob(headers: Mapping[str, str]) -> bytes | None:
+    return digest_of(headers.get("x-ms-blob-content-md5", ""))
 
 
 class Asking:
@@ -44,7 +45,7 @@ class Asking:
 class Reading:
     """A range that is asked for, and whose bytes are still to come."""
 
-    __slots__ = ("_asked", "_buffer", "_check", "_span", "_where", "drop")
+    __slots__ = ("_asked", "_buffer", "_check", "_span", "_where", "_whole", "drop")
 
     def __init__(
         self,
@@ -56,12 +57,16 @@ class Reading:
         *,
         ahead: bool,
         check: Callable[[Mapping[str, str]], None] | None = None,
+        whole: Callable[[Mapping[str, str]], bytes | None] = _of_blob,
     ) -> None:
-        """Ask for what fills `buffer`, a byte at least; `check` is given the headers before any byte is."""
+        """Ask for what fills `buffer`, a byte at least.
+
+        `check` is given the headers before any byte is; `whole` finds the MD5 of the whole in them.
+        """
         span = f"{offset}-{offset + len(buffer) - 1}"
         request = ("GET", name, (), {"x-ms-range": f"bytes={span}", **headers})
         self._asked = Asking(service, request, ahead=ahead)
-        self._buffer, self._check = buffer, check
+        self._buffer, self._check, self._whole = buffer, check, whole
         self._span, self._where = f"bytes {span}/", f"{service.url}/{name}"
         self.drop = self._asked.drop
 
@@ -79,10 +84,7 @@ class Reading:
         answer = self._asked.finish(self._receive)
         if answer.status != 206:  # noqa: PLR2004
             raise self._other_range()
-        for name in _WHOLE:
-            if name in answer.headers:
-                return digest_of(answer.headers[name])
-        return None
+        return self._whole(answer.headers)
 
     def _receive(self, head: Head) -> memoryview | None:
         status, given, _ = head

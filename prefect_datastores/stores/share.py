@@ -37,7 +37,13 @@ from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
-from prefect_datastores.stores.share_writing import GrowingWriting, ShareWriting, md5_text
+from prefect_datastores.stores.share_writing import (
+    WRITTEN,
+    GrowingWriting,
+    ShareWriting,
+    digest_of_now,
+    md5_text,
+)
 from prefect_datastores.stores.signing import signer_of
 
 if TYPE_CHECKING:
@@ -54,7 +60,6 @@ _REFUSED = frozenset('"\\/:|<>*?') | frozenset(map(chr, range(32))) | {"\x7f"}
 _LEFT_SECONDS = 7 * 86_400.0  # as long as the service keeps blocks of a blob that are not committed
 _SWEPT_AT_ONCE = 500
 _LOCKS = 64
-_WRITTEN = "x-ms-file-last-write-time"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -182,7 +187,7 @@ class ShareStore:
     ) -> ObjectInfo:
         """Return what an answer says of a file."""
         etag = headers.get("etag", "")
-        written = headers.get(_WRITTEN, "")
+        written = headers.get(WRITTEN, "")
         if not length.isdecimal() or not etag:
             raise IntegrityError(
                 f"{self.url}/{name} is there, but its length or version was not told; does a proxy drop headers?"
@@ -191,7 +196,8 @@ class ShareStore:
             name=str(name),
             size=int(length),
             etag=_version(quoted(etag), written),
-            digest=digest or digest_of(headers.get("content-md5", "")),
+            digest=digest
+            or digest_of_now(headers, digest_of(headers.get("content-md5", "")), of_others=False),
             modified=moment_of(written),
         )
 
@@ -211,13 +217,19 @@ class ShareStore:
         self, name: ObjectName, offset: int, buffer: memoryview, pin: str | None, *, ahead: bool
     ) -> Reading:
         def check(headers: Mapping[str, str]) -> None:
-            version = _version(headers.get("etag", ""), headers.get(_WRITTEN, ""))
+            version = _version(headers.get("etag", ""), headers.get(WRITTEN, ""))
             if pin is not None and version != pin:
                 raise SourceChanged(
                     f"{self.url}/{name} is another version than the one that was asked for."
                 )
 
-        return Reading(self.service, name, offset, buffer, {}, ahead=ahead, check=check)
+        def whole(headers: Mapping[str, str]) -> bytes | None:
+            digest = digest_of(headers.get("x-ms-content-md5", ""))
+            return digest_of_now(headers, digest, of_others=True)
+
+        return Reading(
+            self.service, name, offset, buffer, {}, ahead=ahead, check=check, whole=whole
+        )
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -239,8 +251,8 @@ class ShareStore:
 
     def new_file(
         self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
-    ) -> tuple[str, str]:
-        """Make a file in the hidden folder, of zeros or with its content; return its name and id."""
+    ) -> tuple[str, Mapping[str, str]]:
+        """Make a file in the hidden folder, of zeros or with its content; return its name, and what is told of it."""
         self._sweep()
         name = self.unfinished_name()
         given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
@@ -250,7 +262,7 @@ class ShareStore:
         def make() -> Answer:
             return self.service.request("PUT", name, (), given, content or b"")
 
-        return name, self._in_folder(name, make).headers.get("x-ms-file-id", "")
+        return name, self._in_folder(name, make).headers
 
     def _sweep(self) -> None:
         """Remove, once, what killed uploads left, so that it does not fill the share."""
@@ -272,9 +284,12 @@ class ShareStore:
         }
         self.service.request("PUT", name, (("comp", "range"),), headers, data)
 
-    def describe(self, name: str, headers: Mapping[str, str]) -> None:
-        """Set a file's length, moments, or what it says of itself; who names one of the last sets all."""
-        self.service.request("PUT", name, (("comp", "properties"),), headers)
+    def describe(self, name: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Set a file's length, moments, or what it says of itself; who names one of the last sets all.
+
+        Return what is told of it then.
+        """
+        return self.service.request("PUT", name, (("comp", "properties"),), headers).headers
 
     def copy(self, source: str, to: str) -> str:
         """Have the service copy a file of the account, by its signed address; return the copy's id.
@@ -301,9 +316,17 @@ class ShareStore:
             self.service.request("DELETE", name)
 
     def rename(
-        self, name: str, to: str, *, replace: bool = False, is_folder: bool = False
+        self,
+        name: str,
+        to: str,
+        *,
+        replace: bool = False,
+        is_folder: bool = False,
+        metadata: Mapping[str, str] = _NONE,
     ) -> Answer:
         """Give a file or folder another name in one step, and make the folders above it.
+
+        Metadata takes the place of what it has, where any is given.
 
         Raises:
             ObjectNotFound: it is not there.
@@ -314,6 +337,7 @@ class ShareStore:
         headers = {
             "x-ms-file-rename-source": self.service.signed_url(name),
             "x-ms-file-rename-replace-if-exists": str(replace).lower(),
+            **metadata,
         }
         if self._dots:
             headers["x-ms-source-allow-trailing-dot"] = "true"

@@ -23,6 +23,8 @@ from prefect_datastores.stores.base import Later, ObjectInfo
 if TYPE_CHECKING:
     from prefect_datastores.stores.share import ShareStore
 
+WRITTEN = "x-ms-file-last-write-time"
+_NOTED = "x-ms-meta-pds_md5_written"
 _FIRST_ROOM = 64 * 2**20
 _MOST_ROOM = 2**30  # what is never written of a file costs nothing, but a share has a quota
 
@@ -46,6 +48,7 @@ class ShareWriting:
         self._making = threading.Lock()
         self._written: dict[int, int] = {}
         self._is_described = self._renamed = False
+        self._last_write = ""
 
     def kept_parts(self) -> Mapping[tuple[str, int], int]:
         """Return none: a range that was written is not told from one that was begun."""
@@ -69,7 +72,9 @@ class ShareWriting:
         """Return the name and id of the file, which the first part makes; with all its content, if that is one."""
         with self._making:
             if self._file is None or content is not None:
-                self._file = self._store.new_file(self._size, content, described(digest))
+                name, told = self._store.new_file(self._size, content, described(digest))
+                self._file = name, told.get("x-ms-file-id", "")
+                self._last_write = told.get(WRITTEN, "") if digest else ""
                 self._is_described = digest is not None
             return self._file
 
@@ -79,8 +84,8 @@ class ShareWriting:
             raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
         file, file_id = self._make(digest=None if self._size else digest)
         if not self._is_described:
-            self._store.describe(file, described(digest))
-            self._is_described = True
+            told = self._store.describe(file, described(digest))
+            self._last_write, self._is_described = told.get(WRITTEN, ""), True
         return self._publish(file, file_id, digest)
 
     def _publish(self, file: str, file_id: str, digest: bytes | None) -> ObjectInfo:
@@ -93,7 +98,11 @@ class ShareWriting:
     def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
         before, self._renamed = self._renamed, True
         try:
-            return self._store.rename(file, self._name, replace=not self._if_absent).headers
+            # Of the requests that come after the last write this is the one that takes metadata.
+            noted = {_NOTED: self._last_write} if self._last_write else {}
+            return self._store.rename(
+                file, self._name, replace=not self._if_absent, metadata=noted
+            ).headers
         except (ObjectNotFound, ObjectExists) as error:
             ours = self._standing(file_id) if before else None
             if ours is not None:
@@ -165,7 +174,8 @@ class GrowingWriting(ShareWriting):
         with self._making:
             if self._file is None:
                 room = max(end, _FIRST_ROOM)
-                self._file = self._store.new_file(room, None, described(None))
+                name, told = self._store.new_file(room, None, described(None))
+                self._file = name, told.get("x-ms-file-id", "")
                 self._room = room
             elif end > self._room:
                 room = max(end, self._room + min(self._room, _MOST_ROOM))
@@ -179,7 +189,8 @@ class GrowingWriting(ShareWriting):
         file, file_id = self._make()
         if not self._is_described:
             length = {"x-ms-content-length": str(self._size)}
-            self._store.describe(file, {**described(digest), **length})
+            told = self._store.describe(file, {**described(digest), **length})
+            self._last_write = told.get(WRITTEN, "") if digest else ""
             self._room, self._is_described = self._size, True
         return self._publish(file, file_id, digest)
 
@@ -188,6 +199,19 @@ def described(digest: bytes | None) -> dict[str, str]:
     """Return what a file says of itself; a request that names one of these sets all of them."""
     headers = {"x-ms-content-type": "application/octet-stream"}
     return headers if digest is None else {**headers, "x-ms-content-md5": md5_text(digest)}
+
+
+def digest_of_now(
+    headers: Mapping[str, str], digest: bytes | None, *, of_others: bool
+) -> bytes | None:
+    """Return the MD5 that a file tells, unless it was written to since that was stored.
+
+    The service keeps an MD5 whatever is written to the file later. So it is noted when that was
+    written of which it is; where nothing is noted, another client stored it, and nobody knows.
+    """
+    if _NOTED not in headers:
+        return digest if of_others else None
+    return digest if headers[_NOTED] == headers.get(WRITTEN) else None
 
 
 def md5_text(digest: bytes) -> str:
