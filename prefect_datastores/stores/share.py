@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, quoted
-from prefect_datastores.stores.listed import in_order
+from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
@@ -130,10 +129,7 @@ class ShareStore:
         """Return one page; one of all folders below takes a request for each (`list_objects` is quicker)."""
         if not recursive:
             return self._list_folder(prefix, marker, limit)
-        with contextlib.closing(in_order(self, prefix, marker)) as below:
-            found = tuple(islice(below, limit + 1))
-        more = found[limit - 1].name if len(found) > limit else None
-        return Page(found[:limit], (), more)
+        return page_in_order(self, prefix, marker, limit)
 
     def _list_folder(self, prefix: str, marker: str | None, limit: int) -> Page:
         folder, _, begin = prefix.rpartition("/")
