@@ -174,3 +174,18 @@ def filesystem(data_lake: DataLake) -> Iterator[str]:
         made = service.create_container(f"test-{uuid.uuid4().hex}")
         yield made.container_name
         made.delete_container()
+
+
+@pytest.fixture
+def lake_store(data_lake: DataLake, filesystem: str) -> Iterator[Any]:
+    """A new, empty filesystem with a hierarchical namespace as a store of short parts."""
+    from small_stores import (
+        SmallDataLakeStore,
+    )  # after the assertions of the contract are rewritten
+
+    with closing(
+        SmallDataLakeStore(
+            data_lake.blob_url, filesystem, dfs_url=data_lake.dfs_url, account_key=data_lake.key
+        )
+    ) as store:
+        yield store

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prefect_datastores.errors import (
     IntegrityError,
@@ -19,7 +19,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page, Pending
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.ranges import Asking, Reading
 from prefect_datastores.stores.signing import signer_of
@@ -34,7 +34,7 @@ _CONTAINER = (("restype", "container"),)
 class BlobStore(NoFolders):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
-    capabilities = Capabilities(
+    flat: ClassVar[Capabilities] = Capabilities(
         kind="Azure Blob Storage",
         stores_digest=True,
         part_size=4 * 2**20,
@@ -63,6 +63,11 @@ class BlobStore(NoFolders):
         )
         self._service = AzureService(account_url, container, signer)
         self.url = self._service.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do."""
+        return self.flat
 
     def name_rules(self) -> NameRules:
         """Tell names by case, but not by dots at a component's end, which the service strips."""
@@ -129,7 +134,7 @@ class BlobStore(NoFolders):
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> Reading:
+    ) -> Pending[bytes | None]:
         """Ask for a range, which has at least one byte."""
         return self._reading(name, offset, buffer, pin, ahead=True)
 
