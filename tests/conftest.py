@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 azurite_server.start(folder),
                 prefect_server.start(folder),
                 azure_files_server.start(folder, token="a-token-of-the-tests"),
-                data_lake_server.start(folder),
+                data_lake_server.start(folder, tokens=[data_lake_server.TOKEN]),
             )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
