@@ -281,6 +281,56 @@ def register_azure_file(
     )
 
 
+@register.command("azure-data-lake-gen2")
+@click.argument("name")
+@click.option("--account", required=True, help="The storage account, without a domain.")
+@click.option("--filesystem", required=True, help="The filesystem.")
+@_account_options
+@click.option(
+    "--dfs-endpoint", help="Where folders are asked for, if not beside the Blob endpoint."
+)
+@as_json
+@_errors_told
+def register_azure_data_lake_gen2(
+    name: str,
+    account: str,
+    filesystem: str,
+    account_key: str | None,
+    sas_token: str | None,
+    endpoint: str | None,
+    protocol: str | None,
+    create: bool,
+    overwrite: bool,
+    skip_validation: bool,
+    dfs_endpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Register a filesystem of Data Lake Storage Gen2 as NAME, once it is known to work.
+
+    Without a key or a token the machine's own identity signs in.
+
+    \b
+    Example:
+      prefect-datastores register azure-data-lake-gen2 raw --account acme --filesystem raw --account-key -
+    """
+    datastore = Datastore.register_azure_data_lake_gen2(
+        datastore_name=name,
+        filesystem=filesystem,
+        account_name=account,
+        account_key=_secret("Account key", account_key),
+        sas_token=_secret("SAS token", sas_token),
+        endpoint=endpoint,
+        protocol=protocol,
+        overwrite=overwrite,
+        dfs_endpoint=dfs_endpoint,
+        create_if_not_exists=create,
+        skip_validation=skip_validation,
+    )
+    _print(
+        _described(datastore), f"Registered {datastore.name}: {datastore.url}", json_wanted=as_json
+    )
+
+
 def _secret(title: str, value: str | None) -> str | None:
     return str(click.prompt(title, hide_input=True, err=True)) if value == "-" else value
 
