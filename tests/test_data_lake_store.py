@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -15,7 +16,7 @@ from azure.storage.blob import BlobServiceClient, generate_container_sas
 from servers.data_lake import TOKEN, DataLake
 from servers.data_lake.blob_listing import marker_of
 from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import SmallDataLakeStore
+from small_stores import PART, SmallDataLakeStore
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -23,6 +24,7 @@ from prefect_datastores.errors import (
     ContainerNotFound,
     CredentialExpired,
     IntegrityError,
+    ObjectExists,
     ObjectNotFound,
     PlaceTaken,
     ServiceBusy,
@@ -30,12 +32,23 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import fault_of
-from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.connection import Answer, Headers
 from prefect_datastores.stores.limit import Allowance, Rates
 from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.retry import RetryPolicy, patient
-from prefect_datastores.testing import StoreContract, at_once, get, names_below, put
+from prefect_datastores.stores.unfinished import Unfinished
+from prefect_datastores.testing import (
+    StoreContract,
+    at_once,
+    begin,
+    content_of,
+    get,
+    md5_of,
+    names_below,
+    parts_of,
+    put,
+)
 
 AT_ONCE = RetryPolicy(tries=2, first_pause=0.0, longest_pause=0.0)
 ROOMY = Rates(requests_per_second=1e5, bytes_per_second=1e9)
@@ -401,16 +414,87 @@ def test_what_is_deleted_or_read_is_the_version_that_was_meant(
         lake_store.begin_read(ObjectName("folder"), 0, room, pin=None).finish()
 
 
-def test_a_file_that_the_other_endpoint_wrote_is_read_and_replaced(
-    data_lake: DataLake, filesystem: str, lake_store: SmallDataLakeStore
+# Files that the other endpoint wrote, as Spark and azcopy do: made, appended to, flushed.
+
+LARGE = content_of(3 * PART + 5)
+HIDDEN = ".pds-unfinished/"
+
+
+@pytest.fixture
+def theirs(lake_store: SmallDataLakeStore) -> str:
+    """The version of such a file, `sub/a`."""
+    ask = lake_store._dfs.request
+    ask("PUT", "sub/a", (("resource", "file"),))
+    ask("PATCH", "sub/a", (("action", "append"), ("position", "0")), {}, b"theirs")
+    ask("PATCH", "sub/a", (("action", "flush"), ("position", "6")))
+    return lake_store.head(ObjectName("sub/a")).etag
+
+
+@pytest.mark.parametrize("content", [b"", b"ours", LARGE], ids=["empty", "small", "large"])
+def test_a_file_of_the_other_endpoint_is_replaced_by_a_whole_one(
+    lake_store: SmallDataLakeStore, theirs: str, content: bytes
 ) -> None:
-    # As Spark and azcopy write: made, appended to, flushed.
-    lake_store._dfs.request("PUT", "a", (("resource", "file"),))
-    lake_store._dfs.request("PATCH", "a", (("action", "append"), ("position", "0")), {}, b"theirs")
-    lake_store._dfs.request("PATCH", "a", (("action", "flush"), ("position", "6")))
-    assert get(lake_store, "a") == b"theirs"
-    put(lake_store, "a", b"ours", replaces=lake_store.head(ObjectName("a")).etag)
-    assert get(lake_store, "a") == b"ours"
+    assert get(lake_store, "sub/a") == b"theirs"
+    lake_store.check_write(ObjectName("sub/a"))
+    writing = begin(lake_store, "sub/a", content, replaces=theirs)
+    assert get(lake_store, "sub/a") == b"theirs"
+    committed = writing.commit(md5_of(content))
+    writing.abort()
+    assert get(lake_store, "sub/a") == content
+    head = lake_store.head(ObjectName("sub/a"))
+    assert (committed.name, committed.etag) == ("sub/a", head.etag)
+    assert head.digest == md5_of(content)
+    assert names_below(lake_store) == ["sub/a"]
+    assert [name for name in names_below(lake_store, HIDDEN) if name != HIDDEN] == []
+    put(lake_store, "sub/a", LARGE, replaces=committed.etag)  # which is one of ours now
+
+
+@pytest.mark.parametrize("condition", [{"replaces": '"0x1"'}, {"if_absent": True}])
+def test_a_file_of_the_other_endpoint_is_kept_where_another_one_is_to_be_replaced(
+    lake_store: SmallDataLakeStore, theirs: str, condition: dict[str, Any]
+) -> None:
+    writing = begin(lake_store, "sub/a", LARGE, **condition)
+    with pytest.raises(ObjectExists):
+        writing.begin_commit(md5_of(LARGE)).finish()
+    writing.abort()
+    assert lake_store.head(ObjectName("sub/a")).etag == theirs
+    assert [name for name in names_below(lake_store, HIDDEN) if name != HIDDEN] == []
+
+
+@pytest.mark.parametrize("action", ["lose", "drop"])
+@pytest.mark.parametrize("match", ["PUT .*mode=legacy", "PUT .*comp=blocklist"])
+def test_a_replacement_that_was_not_answered_is_gone_on_with(
+    data_lake: DataLake, filesystem: str, theirs: str, match: str, action: Any
+) -> None:
+    with seen(data_lake, filesystem, Fault(match, action)) as one:
+        committed = put(patient(one.store, AT_ONCE), "sub/a", LARGE, replaces=theirs)
+        assert one.store.head(ObjectName("sub/a")).etag == committed.etag
+        assert get(one.store, "sub/a") == LARGE
+
+
+def test_parts_may_come_from_many_threads_over_a_file_of_the_other_endpoint(
+    lake_store: SmallDataLakeStore, theirs: str
+) -> None:
+    writing = lake_store.begin_write(ObjectName("sub/a"), len(LARGE))
+    parts = parts_of(lake_store, LARGE)
+    at_once(lambda part=part: writing.write_part(*part) for part in parts)  # type: ignore[misc]
+    writing.commit(md5_of(LARGE))
+    assert get(lake_store, "sub/a") == LARGE
+
+
+def test_what_killed_uploads_left_is_removed_once() -> None:
+    deleted: list[str] = []
+    listed = [
+        ObjectInfo(f"{HIDDEN}{name}", 1, "", modified=modified)
+        for name, modified in (("old", 0.0), ("unknown", None), ("new", time.time()))
+    ]
+    unfinished = Unfinished(lambda: listed, deleted.append)
+    unfinished.sweep()
+    unfinished.sweep()
+    assert deleted == [f"{HIDDEN}old"]
+    names = {unfinished.new_name() for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.startswith(HIDDEN) for name in names)
 
 
 # Names, signatures, errors.

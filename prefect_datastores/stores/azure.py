@@ -24,6 +24,7 @@ from prefect_datastores.errors import (
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PartsRefused,
     PlaceTaken,
     ServiceBusy,
     SourceChanged,
@@ -49,6 +50,10 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "PublicAccessNotPermitted": (
         AuthenticationFailed,
         "allows no anonymous access; give a credential",
+    ),
+    "BlobOperationNotSupported": (
+        PartsRefused,
+        "was written at the DFS endpoint, and takes no parts at this one",
     ),
     "ContainerBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
     "InvalidBlobOrBlock": (

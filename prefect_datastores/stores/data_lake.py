@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,18 +19,22 @@ from prefect_datastores.errors import (
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PartsRefused,
     PlaceTaken,
     ServiceBusy,
+    SourceChanged,
     TransferError,
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page, Pending
-from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.blob import BlobStore, BlobWriting, conditions_of
+from prefect_datastores.stores.data_lake_writing import DataLakeWriting
 from prefect_datastores.stores.decorated import Wrapped
 from prefect_datastores.stores.hierarchy import is_hierarchical
 from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.signing import signer_of
+from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -72,6 +76,10 @@ class DataLakeStore(BlobStore):
         signer = signer_of(account_url, account_name, token=token, **given)
         self._dfs = AzureService(dfs_url, filesystem, signer)
         self._by_token = token is not None
+        self._unfinished = Unfinished(
+            lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
+            lambda name: self.delete(ObjectName(name)),
+        )
         self._asking = threading.Lock()
         self._folders: bool | None = None
 
@@ -102,6 +110,11 @@ class DataLakeStore(BlobStore):
         """Raise unless the filesystem exists and can be listed."""
         self.list_page("", recursive=False, limit=1)
 
+    def check_write(self, name: ObjectName) -> None:
+        """Stage a block that is never committed; where it is refused for what stands there, rights are no matter."""
+        with contextlib.suppress(PartsRefused):
+            super().check_write(name)
+
     # -- listing --------------------------------------------------------------------------------
 
     def list_page(
@@ -119,6 +132,9 @@ class DataLakeStore(BlobStore):
             page = super().list_page(prefix, marker=marker, recursive=False, limit=limit)
         except PlaceTaken:  # a file stands where the prefix has a folder
             return Page()
+        if UNFINISHED in page.folders:
+            shown = tuple(name for name in page.folders if name != UNFINISHED)
+            page = replace(page, folders=shown)
         is_last_of_folder = prefix[-1:] == "/" and marker is None and page == Page()
         return self._empty_folder(prefix) if is_last_of_folder else page
 
@@ -165,6 +181,42 @@ class DataLakeStore(BlobStore):
         except IntegrityError:
             self.head(name)
             raise
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> BlobWriting:
+        """Begin a file: parts are staged, and seen by nobody before the commit."""
+        if not self._has_folders():
+            return super().begin_write(name, size, replaces=replaces, if_absent=if_absent)
+        conditions = conditions_of(replaces, if_absent)
+        return DataLakeWriting(self, self._service, name, size, conditions)
+
+    def name_aside(self) -> ObjectName:
+        """Return a name for what is to be renamed when it is whole."""
+        self._unfinished.sweep()
+        return self._unfinished.new_name()
+
+    def put_in_place(
+        self, written: ObjectInfo, to: ObjectName, conditions: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Rename a file to the place of another, while that is as the conditions say.
+
+        Raises:
+            ObjectExists: it is not.
+        """
+        headers = {"x-ms-rename-source": self._dfs.signed_path(written.name), **conditions}
+        try:
+            self._dfs.request("PUT", to, _RENAME, headers)
+        except SourceChanged as error:
+            raise ObjectExists(
+                f"{self.url}/{to} was written by somebody else meanwhile; it was left as it is."
+            ) from error
+        except ObjectNotFound:  # a rename that was not answered was done
+            if self.head(to).etag != written.etag:
+                raise
+        return written._replace(name=str(to))
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one file; by the DFS endpoint, as the other one deletes an empty folder as well."""
