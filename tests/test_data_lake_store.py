@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from azure.storage.blob import BlobServiceClient, generate_container_sas
 from servers.data_lake import TOKEN, DataLake
 from servers.data_lake.blob_listing import marker_of
 from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import PART, SmallDataLakeStore
+from small_stores import PART, SmallDataLakeStore, make_tree
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -29,8 +30,12 @@ from prefect_datastores.errors import (
     PlaceTaken,
     ServiceBusy,
     SourceChanged,
+    UnsafeName,
 )
 from prefect_datastores.names import NameRules, ObjectName
+from prefect_datastores.staging.publish import publish
+from prefect_datastores.staging.upload import upload
+from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.azure import fault_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.connection import Answer, Headers
@@ -516,6 +521,18 @@ def test_the_rules_of_names_are_those_of_the_namespace(
             assert rules.path_fault(["fine", wrong]) is not None
         assert rules.path_fault(["Case", "e\u0301", ".hidden"]) is None
     assert NameRules().path_fault(["d"] * 1000) is None
+
+
+@pytest.mark.parametrize("publishes", [False, True])
+@pytest.mark.parametrize("wrong", ["tab\t", "\x7f", "dots.", "/".join("d" * 61)])
+def test_a_name_that_cannot_be_stops_an_upload_before_the_first_byte(
+    data_lake: DataLake, filesystem: str, tmp_path: Path, wrong: str, publishes: bool
+) -> None:
+    source = folder_source(make_tree(tmp_path / "source", {"fine": b"1", wrong: b"2"}))
+    with seen(data_lake, filesystem) as one:
+        with pytest.raises(UnsafeName, match="names that are refused"):
+            (publish if publishes else upload)(one.store, source, "top", "replace")
+        assert one.blob.count("PUT") == one.dfs.count("PUT") == 0
 
 
 def test_names_of_a_query_are_signed_in_lower_case(lake_store: SmallDataLakeStore) -> None:
