@@ -13,6 +13,7 @@ from prefect_datastores.datastores.auth import (
     WorkloadIdentity,
 )
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_data_lake_gen2 import AzureDataLakeGen2Datastore
 from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.local import LocalDatastore
 from prefect_datastores.datastores.registry import AnyDatastore, Datastore
@@ -28,6 +29,7 @@ __all__ = [
     "AnyDatastore",
     "AzureBlobDatastore",
     "AzureCli",
+    "AzureDataLakeGen2Datastore",
     "AzureFileDatastore",
     "Certificate",
     "ConnectionString",

@@ -235,6 +235,35 @@ def register_azure_file(name: str, share: str, as_json: bool, **account: Any) ->
     )
 
 
+@register.command("azure-data-lake-gen2")
+@click.argument("name")
+@click.option("--filesystem", required=True, help="The filesystem.")
+@click.option(
+    "--dfs-endpoint", help="Where folders are asked for, if not beside the Blob endpoint."
+)
+@_account_options
+@as_json
+@_errors_told
+def register_azure_data_lake_gen2(
+    name: str, filesystem: str, dfs_endpoint: str | None, as_json: bool, **account: Any
+) -> None:
+    """Register a filesystem of Data Lake Storage Gen2 as NAME, once it is known to work.
+
+    Without a key or a token the machine's own identity signs in.
+
+    \b
+    Example:
+      prefect-datastores register azure-data-lake-gen2 raw --account acme --filesystem raw --account-key -
+    """
+    given = _account_arguments(**account)
+    _tell_registered(
+        Datastore.register_azure_data_lake_gen2(
+            datastore_name=name, filesystem=filesystem, dfs_endpoint=dfs_endpoint, **given
+        ),
+        as_json,
+    )
+
+
 def _account_arguments(
     account: str,
     account_key: str | None,

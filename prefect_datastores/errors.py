@@ -18,6 +18,7 @@
     ├── NameCollision (ValueError)                two names that would be one file
     ├── TransferError (OSError)
     │   ├── PlaceTaken                            a folder stands where a file would be, or the reverse
+    │   ├── PartsRefused                          what stands there is replaced by a whole only
     │   ├── PartLost                              another process took the unfinished file away
     │   ├── SourceChanged                         it changed while it was read
     │   ├── IntegrityError                        length or digest is not the promised one
@@ -121,6 +122,10 @@ class FolderMissing(ObjectNotFound):
 
 class PlaceTaken(TransferError):
     """A folder stands where a file is to be written, or a file where a folder is needed."""
+
+
+class PartsRefused(TransferError):
+    """The service takes no parts for the file that stands there; a whole one replaces it."""
 
 
 class PartLost(TransferError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prefect_datastores.errors import ConfigurationError, NameCollision, UnsafeName
@@ -206,6 +206,7 @@ class NameRules:
     normalizes_unicode: bool = False
     strips_trailing_dots: bool = False
     refused_characters: frozenset[str] = frozenset()
+    most_components: int | None = None
 
     def fault(self, component: str) -> str | None:
         """Say why the place cannot hold a component as it is; None when it can."""
@@ -213,6 +214,12 @@ class NameRules:
             return "has a component that ends in '.', which the service strips"
         found = "".join(sorted(self.refused_characters.intersection(component)))
         return f"has {found!r}, which the service refuses" if found else None
+
+    def path_fault(self, path: Sequence[str]) -> str | None:
+        """Say why the place cannot hold a name of these components; None when it can."""
+        if self.most_components is not None and len(path) > self.most_components:
+            return f"has {len(path)} components, and the service takes {self.most_components}"
+        return next(filter(None, map(self.fault, path)), None)
 
     def key(self, component: str) -> str:
         """Return what the place files the component under."""
@@ -263,7 +270,7 @@ class NameCheck:
             self._folders[key[:depth]] = path[:depth]
 
     def _look(self, path: tuple[str, ...], shown: str) -> None:
-        if fault := next(filter(None, map(self.rules.fault, path)), None):
+        if fault := self.rules.path_fault(path):
             self.unsafe.append(f"The name {shown!r} {fault}.")
 
     def raise_faults(self, where: str) -> None:

@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 azurite_server.start(folder),
                 prefect_server.start(folder),
                 azure_files_server.start(folder, token="a-token-of-the-tests"),
-                data_lake_server.start(folder),
+                data_lake_server.start(folder, tokens=[data_lake_server.TOKEN]),
             )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
@@ -174,3 +174,18 @@ def filesystem(data_lake: DataLake) -> Iterator[str]:
         made = service.create_container(f"test-{uuid.uuid4().hex}")
         yield made.container_name
         made.delete_container()
+
+
+@pytest.fixture
+def lake_store(data_lake: DataLake, filesystem: str) -> Iterator[Any]:
+    """A new, empty filesystem with a hierarchical namespace as a store of short parts."""
+    from small_stores import (
+        SmallDataLakeStore,
+    )  # after the assertions of the contract are rewritten
+
+    with closing(
+        SmallDataLakeStore(
+            data_lake.blob_url, filesystem, dfs_url=data_lake.dfs_url, account_key=data_lake.key
+        )
+    ) as store:
+        yield store

@@ -115,10 +115,7 @@ class Asker:
             **(headers or {}),
         }
         signer = self.signer or KeySigner(self.lake.account, self.lake.key)
-        # The names of parameters are signed in lower case, whatever they are sent in.
-        lowered = tuple((name.lower(), value) for name, value in query)
-        target, _ = signer.sign(Request(method, full, query, given, len(body)))
-        _, signed = signer.sign(Request(method, full, lowered, given, len(body)))
+        target, signed = signer.sign(Request(method, full, query, given, len(body)))
         connection = http.client.HTTPConnection(address.netloc, timeout=10)
         try:
             connection.request(method, target, body or None, dict(signed))

@@ -8,6 +8,7 @@ from typing import Any
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.stores.share import ShareStore
 from prefect_datastores.workspaces import is_part
@@ -31,6 +32,12 @@ class SmallShareStore(ShareStore):
     """Files of a share in short parts."""
 
     capabilities = replace(ShareStore.capabilities, part_size=PART)
+
+
+class SmallDataLakeStore(DataLakeStore):
+    """Files of a data lake in short parts."""
+
+    flat = replace(DataLakeStore.flat, part_size=PART)
 
 
 class SmallLocalStore(LocalStore):

@@ -23,6 +23,7 @@ from prefect_datastores import (
     Anonymous,
     AzureBlobDatastore,
     AzureCli,
+    AzureDataLakeGen2Datastore,
     AzureFileDatastore,
     Certificate,
     ConnectionString,
@@ -202,7 +203,12 @@ def use(datastore: Any, folder: Path) -> None:
 # -- the catalog ------------------------------------------------------------------------------------
 
 
-KINDS: list[Any] = [AzureBlobDatastore, AzureFileDatastore, LocalDatastore]
+KINDS: list[Any] = [
+    AzureBlobDatastore,
+    AzureDataLakeGen2Datastore,
+    AzureFileDatastore,
+    LocalDatastore,
+]
 
 
 def test_the_catalog_has_these_kinds_of_datastore_and_no_other(prefect_page: PrefectPage) -> None:

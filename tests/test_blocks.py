@@ -26,6 +26,7 @@ from prefect_datastores import (
     Anonymous,
     AzureBlobDatastore,
     AzureCli,
+    AzureDataLakeGen2Datastore,
     Certificate,
     ConnectionString,
     Identity,
@@ -41,7 +42,7 @@ from prefect_datastores.errors import ObjectNotFound, UnsafeName
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
-KINDS = (AzureBlobDatastore, LocalDatastore)
+KINDS = (AzureBlobDatastore, AzureDataLakeGen2Datastore, LocalDatastore)
 SECRET = "c2VjcmV0LXRoYXQtbm9ib2R5LW1heS1zZWU="
 VARIANTS = [
     Identity(),

@@ -53,7 +53,7 @@ def direct(azurite: Azurite, container: ContainerClient) -> Iterator[SmallBlobSt
         yield store
 
 
-@pytest.fixture(params=["memory", "local", "blob", "share"])
+@pytest.fixture(params=["memory", "local", "blob", "share", "lake"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """An empty store of each kind."""
     if request.param == "memory":
@@ -62,8 +62,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
         (tmp_path / "store").mkdir()
         with closing(SmallLocalStore(tmp_path / "store")) as made:
             yield made
-    elif request.param == "share":
-        yield request.getfixturevalue("share_store")
+    elif request.param in {"share", "lake"}:
+        yield request.getfixturevalue(f"{request.param}_store")
     else:
         yield request.getfixturevalue("direct")
 

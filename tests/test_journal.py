@@ -522,13 +522,13 @@ from prefect_datastores.stores.base import Capabilities
 url, container, account, key, most = sys.argv[3:]
 class Small(blob.BlobStore):
     capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True, commits_ahead=True)
-write_part, sent = blob._BlobWriting.write_part, 0
+write_part, sent = blob.BlobWriting.write_part, 0
 def writing(self, *part):
     global sent
     write_part(self, *part)
     sent += 1
     if sent == int(most): die()
-blob._BlobWriting.write_part = writing
+blob.BlobWriting.write_part = writing
 store = Small(url, container, account_name=account, account_key=key)
 upload(store, folder_source(folder / "source"), "models", "replace", journals=folder / "journals")
 """

@@ -29,6 +29,7 @@ PUBLIC = {
     *("AccountKey", "Anonymous", "Identity", "SasToken", "ServicePrincipal"),
     *("AzureCli", "Certificate", "ConnectionString", "ManagedIdentity", "WorkloadIdentity"),
     *("AnyDatastore", "AzureBlobDatastore", "AzureFileDatastore", "LocalDatastore", "Datastore"),
+    "AzureDataLakeGen2Datastore",
     *("DataReference", "DatastoreError", "Estimator"),
     *("stage", "staged", "download", "upload"),
 }

@@ -304,6 +304,13 @@ def test_a_very_long_list_of_faults_is_cut_and_counted() -> None:
         check.raise_faults("here")
 
 
+def test_a_name_with_more_components_than_the_place_takes_is_refused() -> None:
+    check = faults(NameRules(most_components=3), "a/b/c", "d", "a/b/e/f")
+    with pytest.raises(UnsafeName, match="'a/b/e/f' has 4 components, and the service takes 3"):
+        check.raise_faults("here")
+    assert len(check.unsafe) == 1
+
+
 def test_no_fault_raises_nothing() -> None:
     faults(NameRules(strips_trailing_dots=True), "a/b", "a/c", "b").raise_faults("here")
 

@@ -15,6 +15,7 @@ from servers.azurite import Azurite
 from prefect_datastores import (
     AccountKey,
     AzureBlobDatastore,
+    AzureDataLakeGen2Datastore,
     DataReference,
     Datastore,
     Estimator,
@@ -40,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(params=["local", "blob"])
+@pytest.fixture(params=["local", "blob", "lake"])
 def models(
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -51,6 +52,16 @@ def models(
     if request.param == "local":
         (tmp_path / "models").mkdir()
         return LocalDatastore(root=str(tmp_path / "models"))
+    if request.param == "lake":
+        lake = request.getfixturevalue("data_lake")
+        return AzureDataLakeGen2Datastore(
+            account_name=lake.account,
+            filesystem=request.getfixturevalue("filesystem"),
+            auth=AccountKey(account_key=lake.key),
+            protocol="http",
+            endpoint=f"{lake.host}:{lake.blob_port}",
+            dfs_endpoint=f"{lake.host}:{lake.dfs_port}",
+        )
     return AzureBlobDatastore(
         account_name=azurite.account,
         container_name=container.container_name,

@@ -26,7 +26,7 @@ from prefect_datastores.datastores.credentials import sas_token_of, store_argume
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.names import account_name
-from prefect_datastores.stores.connection_string import read_connection_string
+from prefect_datastores.stores.connection_string import Connection, read_connection_string
 from prefect_datastores.stores.sas import Need, read_sas, said
 
 Service = Literal["blob", "file", "dfs"]
@@ -112,7 +112,7 @@ class AzureAccountDatastore(FileDatastore, ABC):
             )
         return value
 
-    @field_validator("endpoint", check_fields=False)
+    @field_validator("endpoint", "dfs_endpoint", check_fields=False)
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if any(sign in value for sign in "?#@"):  # a SAS in it would be shown, and kept in clear
@@ -141,6 +141,15 @@ class AzureAccountDatastore(FileDatastore, ABC):
                 f"The connection string is of the account {said.account!r}, and the datastore of "
                 f"{self.account_name!r}: one of the two is wrong."
             )
+        self._take_addresses(said)
+        return self
+
+    def _take_addresses(self, said: Connection) -> None:
+        """Take what a connection string of this account says of where it is.
+
+        Raises:
+            ConfigurationError: another place was given.
+        """
         endpoint = said.endpoint(self.service)
         there = _url_of(self.service, said.account, said.protocol, endpoint)
         if self.endpoint == PUBLIC_CLOUD:
@@ -150,29 +159,33 @@ class AzureAccountDatastore(FileDatastore, ABC):
                 f"The connection string is for {there}, and the endpoint of the datastore is {self.account_url}: "
                 "leave the endpoint out, or mend one of the two."
             )
-        return self
 
     @model_validator(mode="after")
     def _no_credential_in_clear(self) -> Self:
-        host = self.account_url.partition("://")[2].partition("/")[0]
-        if (
-            self.account_url.startswith("http://")
-            and not isinstance(self.auth, Anonymous)
-            and not is_local(host)
-        ):
-            raise ConfigurationError(
-                f"A credential would travel to {host} in clear: use protocol='https' (http is for emulators)."
-            )
+        for url in self._addresses():
+            host = url.partition("://")[2].partition("/")[0]
+            if (
+                url.startswith("http://")
+                and not isinstance(self.auth, Anonymous)
+                and not is_local(host)
+            ):
+                raise ConfigurationError(
+                    f"A credential would travel to {host} in clear: use protocol='https' (http is for emulators)."
+                )
         return self
+
+    def _addresses(self) -> tuple[str, ...]:
+        """Return every address that the credential is sent to."""
+        return (self.account_url,)
 
     @property
     def account_url(self) -> str:
         """Where the account's own service of this kind is."""
         return self.service_url(self.service)
 
-    def service_url(self, service: Service) -> str:
-        """Where one of the account's services is."""
-        return _url_of(service, self.account_name, self.protocol, self.endpoint)
+    def service_url(self, service: Service, endpoint: str = "") -> str:
+        """Where one of the account's services is; at the datastore's endpoint unless it has its own."""
+        return _url_of(service, self.account_name, self.protocol, endpoint or self.endpoint)
 
     @property
     def sign_in(self) -> str:

@@ -11,6 +11,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_data_lake_gen2 import AzureDataLakeGen2Datastore
 from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.local import LocalDatastore
@@ -19,6 +20,7 @@ from prefect_datastores.names import block_name, datastore_name, is_datastore_na
 
 KINDS: tuple[type[FileDatastore], ...] = (
     AzureBlobDatastore,
+    AzureDataLakeGen2Datastore,
     AzureFileDatastore,
     LocalDatastore,
 )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, NoReturn, Union
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import get_current_settings
-from pydantic import SecretStr, ValidationError
 
-from prefect_datastores.datastores.auth import AccountKey, AzureAuth, Identity, SasToken
+from prefect_datastores.datastores.auth import AzureAuth
 from prefect_datastores.datastores.azure_blob import AzureBlobDatastore
+from prefect_datastores.datastores.azure_data_lake_gen2 import AzureDataLakeGen2Datastore
 from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.credentials import account_of
@@ -28,18 +26,23 @@ from prefect_datastores.datastores.documents import (
 )
 from prefect_datastores.datastores.grants import grant_access
 from prefect_datastores.datastores.local import LocalDatastore
+from prefect_datastores.datastores.registration import (
+    as_configuration_error,
+    check_grant,
+    one_sign_in,
+    principal_of,
+    register,
+)
 from prefect_datastores.errors import (
-    AccessDenied,
     ConfigurationError,
-    ContainerNotFound,
     DatastoreExists,
 )
-from prefect_datastores.names import block_name, datastore_name
+from prefect_datastores.names import datastore_name
 from prefect_datastores.references import DataReference
 
-Registered = TypeVar("Registered", bound=FileDatastore)
-
-AnyDatastore = Union[AzureBlobDatastore, AzureFileDatastore, LocalDatastore]
+AnyDatastore = Union[
+    AzureBlobDatastore, AzureDataLakeGen2Datastore, AzureFileDatastore, LocalDatastore
+]
 """Any kind of datastore; as the type of a flow's parameter it gives a choice in Prefect's form."""
 
 WORKSPACE_BLOB_STORE, WORKSPACE_FILE_STORE = "workspaceblobstore", "workspacefilestore"
@@ -106,13 +109,10 @@ class Datastore:
             EndpointUnreachable: the account does not exist.
             ContainerNotFound: the container does not exist and `create_if_not_exists` is not set.
         """
-        if grant_workspace_access and not (subscription_id and resource_group):
-            raise ConfigurationError(
-                "grant_workspace_access needs subscription_id and resource_group."
-            )
-        chosen = _one_sign_in(auth, sas_token, account_key)
+        check_grant(grant_workspace_access, subscription_id, resource_group)
+        chosen = one_sign_in(auth, sas_token, account_key)
         cache = -1 if blob_cache_timeout is None else blob_cache_timeout
-        with _as_configuration_error():
+        with as_configuration_error():
             datastore = AzureBlobDatastore(
                 account_name=account_name or account_of(chosen),
                 container_name=container_name,
@@ -123,7 +123,7 @@ class Datastore:
                 subscription_id=subscription_id or "",
                 resource_group=resource_group or "",
             )
-        registered = _register(
+        registered = register(
             datastore,
             datastore_name,
             overwrite=overwrite,
@@ -159,8 +159,8 @@ class Datastore:
         Raises:
             DatastoreError: as `register_azure_blob_container` says, of a share.
         """
-        chosen = _one_sign_in(auth, sas_token, account_key)
-        with _as_configuration_error():
+        chosen = one_sign_in(auth, sas_token, account_key)
+        with as_configuration_error():
             datastore = AzureFileDatastore(
                 account_name=account_name,
                 file_share_name=file_share_name,
@@ -169,12 +169,105 @@ class Datastore:
                 endpoint=endpoint or "core.windows.net",
                 allow_trailing_dots=allow_trailing_dots,
             )
-        return _register(
+        return register(
             datastore,
             datastore_name,
             overwrite=overwrite,
             create=create_if_not_exists,
             validate=not skip_validation,
+        )
+
+    @staticmethod
+    def register_azure_data_lake_gen2(
+        workspace: Any = None,
+        datastore_name: str = "",
+        filesystem: str = "",
+        account_name: str = "",
+        tenant_id: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        resource_url: str | None = None,
+        authority_url: str | None = None,
+        protocol: str | None = None,
+        endpoint: str | None = None,
+        overwrite: bool = False,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        grant_workspace_access: bool = False,
+        *,
+        sas_token: str | None = None,
+        account_key: str | None = None,
+        auth: AzureAuth | None = None,
+        dfs_endpoint: str | None = None,
+        create_if_not_exists: bool = False,
+        skip_validation: bool = False,
+    ) -> AzureDataLakeGen2Datastore:
+        """Register a filesystem of Data Lake Storage Gen2 under a name, once it is known to work.
+
+        What is not named here is as `register_azure_blob_container` says.
+
+        Args:
+            workspace: taken for Azure ML's sake.
+            datastore_name: letters, digits and `_`; case does not matter.
+            filesystem: the filesystem, which the Blob endpoint calls a container.
+            account_name: the storage account, without a domain; a connection string names it as well.
+            tenant_id: the tenant of a service principal, which is all of three values or none.
+            client_id: its application's id.
+            client_secret: its secret.
+            resource_url: what its token is for, "https://storage.azure.com/" when None.
+            authority_url: where it signs in; the cloud of the endpoint tells when None.
+            protocol: "https" when None.
+            endpoint: the cloud's suffix, "core.windows.net" when None; a URL, or host:port of an emulator.
+            overwrite: replace a datastore that has the name.
+            subscription_id: the account's subscription.
+            resource_group: the account's resource group.
+            grant_workspace_access: give the identity that signs in the roles it needs.
+            sas_token: signs in with a shared access signature.
+            account_key: signs in with the account's key.
+            auth: any other way to sign in; with none of them, the machine's own identity.
+            dfs_endpoint: where folders are asked for, where that is not beside the Blob endpoint.
+            create_if_not_exists: make the filesystem when it is missing.
+            skip_validation: register without asking the service.
+
+        Raises:
+            DatastoreError: as `register_azure_blob_container` says, of a filesystem.
+        """
+        check_grant(grant_workspace_access, subscription_id, resource_group)
+        principal = principal_of(tenant_id, client_id, client_secret, resource_url, authority_url)
+        chosen = one_sign_in(auth, sas_token, account_key, principal)
+        with as_configuration_error():
+            datastore = AzureDataLakeGen2Datastore(
+                account_name=account_name or account_of(chosen),
+                filesystem=filesystem,
+                auth=chosen,
+                protocol=protocol or "https",
+                endpoint=endpoint or "core.windows.net",
+                subscription_id=subscription_id or "",
+                resource_group=resource_group or "",
+                dfs_endpoint=dfs_endpoint or "",
+            )
+        registered = register(
+            datastore,
+            datastore_name,
+            overwrite=overwrite,
+            create=create_if_not_exists,
+            validate=not skip_validation,
+        )
+        if grant_workspace_access:
+            grant_access(datastore)
+        return registered
+
+    @staticmethod
+    def register_azure_data_lake(*_: Any, **__: Any) -> NoReturn:
+        """Refuse, whatever is given: the service is gone.
+
+        Raises:
+            ConfigurationError: Data Lake Storage Gen1 was retired; it names what takes its place.
+        """
+        raise ConfigurationError(
+            "Azure Data Lake Storage Gen1 was retired on 29 February 2024, and what was in it cannot be reached any "
+            "more. Its place is taken by Data Lake Storage Gen2: Datastore.register_azure_data_lake_gen2(...), with "
+            "the filesystem and the storage account for the store's name."
         )
 
     @staticmethod
@@ -193,11 +286,11 @@ class Datastore:
             ContainerNotFound: the folder does not exist and is not to be made.
             AccessError: the folder cannot be made or listed.
         """
-        with _as_configuration_error():  # pydantic's way says what is wrong with a `~`
+        with as_configuration_error():  # pydantic's way says what is wrong with a `~`
             datastore = LocalDatastore(
                 root=str(root) if str(root)[:1] == "~" else str(Path(root).absolute())
             )
-        return _register(
+        return register(
             datastore,
             datastore_name,
             overwrite=overwrite,
@@ -281,87 +374,6 @@ def _asked_name(workspace: Any, name: str | None) -> str:
     return datastore_name(name)
 
 
-def _one_sign_in(
-    auth: AzureAuth | None, sas_token: str | None, account_key: str | None
-) -> AzureAuth:
-    ways: list[AzureAuth] = [auth] if auth is not None else []
-    ways += [SasToken(sas_token=SecretStr(sas_token))] if sas_token else []
-    ways += [AccountKey(account_key=SecretStr(account_key))] if account_key else []
-    if len(ways) > 1:
-        raise ConfigurationError(
-            "Two ways to sign in were given; give one of sas_token, account_key and auth."
-        )
-    return ways[0] if ways else Identity()
-
-
-@contextmanager
-def _as_configuration_error(what: str = "") -> Iterator[None]:
-    try:
-        yield
-    except ValidationError as error:
-        faults = "; ".join(map(_fault_text, error.errors()))
-        raise ConfigurationError(f"{what}{faults}") from None
-
-
-def _fault_text(fault: Mapping[str, Any]) -> str:
-    text = str(fault.get("msg", "")).removeprefix("Value error, ")
-    field = next(iter(fault.get("loc", ())), "")
-    return f"{field}: {text}" if fault.get("type") == "missing" else text
-
-
-def _register(
-    datastore: Registered, name: str, *, overwrite: bool, create: bool, validate: bool
-) -> Registered:
-    name = datastore_name(name)
-    with get_client(sync_client=True) as client:
-        others = documents(client, name)
-        if others and not overwrite:
-            raise _taken(name)
-        if create or validate:
-            _validate(datastore, create=create, validate=validate)
-        save: Any = datastore.save  # Prefect's own dispatch takes `_sync`, its signature does not
-        try:
-            save(block_name(name), overwrite=overwrite, _sync=True)
-        except ValueError:
-            if overwrite or not documents(client, name):
-                raise
-            raise _taken(name) from None  # by somebody who came between
-        # The name is the datastore's, whatever its kind: one of another kind gives way, or, where it
-        # came between and may not be replaced, this one does.
-        mine = datastore._block_document_id  # noqa: SLF001
-        others = [document for document in documents(client, name) if document.id != mine]
-        if others and not overwrite and mine is not None:
-            client.delete_block_document(mine)
-            raise _taken(name)
-        for other in others:
-            client.delete_block_document(other.id)
-    return datastore
-
-
-def _taken(name: str) -> DatastoreExists:
-    return DatastoreExists(
-        f"A datastore {name!r} is registered already. Choose another name, or say overwrite=True."
-    )
-
-
-def _validate(datastore: FileDatastore, *, create: bool, validate: bool) -> None:
-    datastore.check_credential()
-    store = datastore._connect()  # noqa: SLF001
-    try:
-        if create:
-            try:
-                store.check_root()
-            except ContainerNotFound:
-                store.create_root()
-            except AccessDenied:  # a SAS that may write but not list
-                if validate:
-                    raise
-        elif validate:
-            store.check_root()
-    finally:
-        store.close()
-
-
 def _get(client: SyncPrefectClient, name: str) -> FileDatastore:
     found = documents(client, name, secrets=True)
     if not found and name in {WORKSPACE_BLOB_STORE, WORKSPACE_FILE_STORE}:
@@ -375,7 +387,7 @@ def _get(client: SyncPrefectClient, name: str) -> FileDatastore:
         raise ConfigurationError(
             f"The name {name!r} stands for several blocks: {kinds}. Rename or delete all but one of them."
         )
-    with _as_configuration_error(f"The block of datastore {name!r} is to be edited: "):
+    with as_configuration_error(f"The block of datastore {name!r} is to be edited: "):
         loaded = kind_of(found[0])._from_block_document(found[0])  # noqa: SLF001 - as Block.load does
     if name in {WORKSPACE_BLOB_STORE, WORKSPACE_FILE_STORE} and isinstance(loaded, LocalDatastore):
         # Made by whichever machine asked first; the folder is made on any other as well.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -16,12 +17,14 @@ from xml.sax.saxutils import unescape
 
 from prefect_datastores.errors import (
     AuthenticationFailed,
+    ConfigurationError,
     ContainerNotFound,
     DatastoreError,
     FolderMissing,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PartsRefused,
     PlaceTaken,
     ServiceBusy,
     SourceChanged,
@@ -40,12 +43,17 @@ _TOO_BUSY = {429, 503}
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
+_NOT_HIERARCHICAL = (ConfigurationError, "is in an account without a hierarchical namespace")
 _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "BlobAlreadyExists": (ObjectExists, "exists already"),
     "ContainerAlreadyExists": (ObjectExists, "exists already"),
     "PublicAccessNotPermitted": (
         AuthenticationFailed,
         "allows no anonymous access; give a credential",
+    ),
+    "BlobOperationNotSupported": (
+        PartsRefused,
+        "was written at the DFS endpoint, and takes no parts at this one",
     ),
     "ContainerBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
     "InvalidBlobOrBlock": (
@@ -64,6 +72,19 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "FileLockConflict": (TransferError, "is locked by an SMB client; close it there"),
     "ReadOnlyAttribute": (TransferError, "is marked read-only; take the mark off"),
     "Md5Mismatch": (IntegrityError, "was damaged on its way to the service"),
+    # Of the DFS endpoint.
+    "HierarchicalNamespaceNotEnabled": _NOT_HIERARCHICAL,
+    # What the DFS endpoint does not go with, and a hierarchical namespace does not have.
+    "EndpointUnsupportedAccountFeatures": _NOT_HIERARCHICAL,
+    "InvalidDestinationPath": (PlaceTaken, "is below a file"),
+    "InvalidRenameSourcePath": (PlaceTaken, "is the folder that is renamed, or lies in it"),
+    "InvalidSourceOrDestinationResourceType": (
+        PlaceTaken,
+        "is a file where a folder is meant, or the reverse",
+    ),
+    "PathAlreadyExists": (ObjectExists, "exists already"),
+    "PathConflict": (PlaceTaken, "is a folder, or a file is where a folder is needed"),
+    "RenameDestinationParentPathNotFound": (FolderMissing, "is in a folder that does not exist"),
 }
 _BY_STATUS: dict[int, tuple[type[DatastoreError], str]] = {
     404: (ObjectNotFound, "does not exist"),
@@ -149,6 +170,11 @@ class AzureService:
         path = f"{self._path}/{quote(name, safe='~/')}"
         target, _ = self._signer.sign(Request("GET", path, (), {}))
         return f"{self._http.origin}{target}"
+
+    def signed_path(self, name: str) -> str:
+        """Return the path of an object in the account, signed as `signed_url` is; how a rename names its source."""
+        path = f"/{self.container}/{quote(name, safe='~/')}"
+        return self._signer.sign(Request("GET", path, (), {}))[0]
 
     def is_ready(self) -> bool:
         """Tell whether a request could be sent at once; if not, connections are made meanwhile."""
@@ -249,22 +275,40 @@ def _date(second: int) -> str:
 
 def fault_of(answer: Answer) -> Fault:
     """Read an answer that is none of the good ones."""
+    of_body = _of_json if answer.body[:1] == b"{" else _of_xml
+    code, message = of_body(answer.body)
     return Fault(
         answer.status,
-        answer.headers.get("x-ms-error-code", "") or _text(_CODE.search(answer.body)),
-        " ".join(
-            filter(None, (_text(_MESSAGE.search(answer.body)), _text(_DETAIL.search(answer.body))))
-        ),
+        answer.headers.get("x-ms-error-code", "") or code,
+        message,
         _retry_after(answer.headers),
         answer.headers.get("date", ""),
         answer.headers.get("server", ""),
     )
 
 
+def _of_xml(body: bytes) -> tuple[str, str]:
+    """Return code and message of an error."""
+    message = _text(_MESSAGE.search(body)), _text(_DETAIL.search(body))
+    return _text(_CODE.search(body)), " ".join(filter(None, message))
+
+
+def _of_json(body: bytes) -> tuple[str, str]:
+    """Return the same of an error of the DFS endpoint."""
+    try:
+        error = json.loads(body)["error"]
+        return _first_line(str(error["code"])), _first_line(str(error["message"]))
+    except (ValueError, KeyError, TypeError):
+        return "", ""
+
+
 def _text(found: Any) -> str:
-    """Return the first line of an element; the next ones hold the request's id and time."""
-    lines = unescape(found[1].decode(errors="replace")).strip().splitlines() if found else []
-    return lines[0] if lines else ""
+    return _first_line(unescape(found[1].decode(errors="replace"))) if found else ""
+
+
+def _first_line(text: str) -> str:
+    """Return the first line; the next ones hold the request's id and time."""
+    return next(iter(text.strip().splitlines()), "")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prefect_datastores.errors import (
     IntegrityError,
@@ -19,7 +19,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page
+from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page, Pending
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.ranges import Asking, Reading
 from prefect_datastores.stores.signing import signer_of
@@ -34,7 +34,7 @@ _CONTAINER = (("restype", "container"),)
 class BlobStore(NoFolders):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
-    capabilities = Capabilities(
+    flat: ClassVar[Capabilities] = Capabilities(
         kind="Azure Blob Storage",
         stores_digest=True,
         part_size=4 * 2**20,
@@ -63,6 +63,11 @@ class BlobStore(NoFolders):
         )
         self._service = AzureService(account_url, container, signer)
         self.url = self._service.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do."""
+        return self.flat
 
     def name_rules(self) -> NameRules:
         """Tell names by case, but not by dots at a component's end, which the service strips."""
@@ -129,7 +134,7 @@ class BlobStore(NoFolders):
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> Reading:
+    ) -> Pending[bytes | None]:
         """Ask for a range, which has at least one byte."""
         return self._reading(name, offset, buffer, pin, ahead=True)
 
@@ -141,9 +146,9 @@ class BlobStore(NoFolders):
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
-    ) -> _BlobWriting:
+    ) -> BlobWriting:
         """Begin a blob: blocks are staged, and seen by nobody before the commit."""
-        return _BlobWriting(self._service, name, size, _conditions(replaces, if_absent))
+        return BlobWriting(self._service, name, size, conditions_of(replaces, if_absent))
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one blob."""
@@ -158,12 +163,13 @@ class BlobStore(NoFolders):
         self._service.close()
 
 
-class _BlobWriting:
+class BlobWriting:
     """Put Blob for an object of one part, Put Block and Put Block List for more."""
 
     def __init__(
         self, service: AzureService, name: ObjectName, size: int, conditions: Mapping[str, str]
     ) -> None:
+        """Begin; `conditions` are those of the commit."""
         self._service, self._name, self._size = service, name, size
         self._conditions = conditions
         # A salt, so that blocks of another writer or attempt are never taken for ours
@@ -178,6 +184,7 @@ class _BlobWriting:
         return base64.b64encode(f"{token}-{index:06d}".encode()).decode()
 
     def kept_parts(self) -> Mapping[tuple[str, int], int]:
+        """Return what the service holds of earlier writings."""
         query = (("comp", "blocklist"), ("blocklisttype", "uncommitted"))
         try:
             body = self._service.request("GET", self._name, query).body
@@ -191,9 +198,11 @@ class _BlobWriting:
         return found
 
     def keep_part(self, index: int, length: int, token: str) -> None:
+        """Take a kept part for part `index`."""
         self._kept[index], self._blocks[index] = token, length
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        """Stage one part."""
         self._blocks[index] = 0
         if len(data) == self._size:
             self._only_part = data
@@ -204,9 +213,11 @@ class _BlobWriting:
         self._blocks[index] = len(data)
 
     def commit(self, digest: bytes) -> ObjectInfo:
+        """Make the whole visible."""
         return self._committing(digest, ahead=False).finish()
 
-    def begin_commit(self, digest: bytes) -> _Committing:
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        """Ask for the commit."""
         return self._committing(digest, ahead=True)
 
     def _committing(self, digest: bytes, *, ahead: bool) -> _Committing:
@@ -251,6 +262,7 @@ class _BlobWriting:
         return _Committing(self, asking, digest)
 
     def abort(self) -> None:
+        """Let go of the content; nobody sees what was staged."""
         # Blocks that were never committed are invisible, and the service drops them after a week;
         # deleting the blob to get rid of them would delete somebody's good version.
         self._only_part = memoryview(b"")
@@ -261,7 +273,7 @@ class _Committing:
 
     __slots__ = ("_asked", "_digest", "_writing", "drop")
 
-    def __init__(self, writing: _BlobWriting, asked: Asking, digest: bytes) -> None:
+    def __init__(self, writing: BlobWriting, asked: Asking, digest: bytes) -> None:
         self._writing, self._asked, self._digest = writing, asked, digest
         self.drop = asked.drop
 
@@ -277,7 +289,8 @@ def _md5(data: bytes | memoryview) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def _conditions(replaces: str | None, if_absent: bool) -> dict[str, str]:
+def conditions_of(replaces: str | None, if_absent: bool) -> dict[str, str]:
+    """Return the headers by which a commit replaces one version, or is the first."""
     if if_absent:
         return {"If-None-Match": "*"}
     return {"If-Match": replaces} if replaces is not None else {}

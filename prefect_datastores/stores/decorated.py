@@ -89,6 +89,7 @@ class DecoratedStore(ABC):
     def __init__(self, inner: ObjectStore) -> None:
         """Decorate a store."""
         self._inner = inner
+        self._known: Capabilities | None = None
 
     @abstractmethod
     def _around(
@@ -118,7 +119,11 @@ class DecoratedStore(ABC):
     @property
     def capabilities(self) -> Capabilities:
         """What the service can do."""
-        return self._inner.capabilities
+        if self._known is None:  # some services have to be asked
+            self._known = self._around(
+                "learn what the service can do", lambda: self._inner.capabilities, asks=False
+            )
+        return self._known
 
     def name_rules(self) -> NameRules:
         """Say which names the service takes for one."""

@@ -116,7 +116,7 @@ class LimitedStore(DecoratedStore):
     @property
     def capabilities(self) -> Capabilities:
         """What the service can do, but for what would not wait for its share."""
-        return replace(self._inner.capabilities, begins_ahead=False, commits_ahead=False)
+        return replace(super().capabilities, begins_ahead=False, commits_ahead=False)
 
     def _around(
         self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True

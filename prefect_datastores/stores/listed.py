@@ -77,6 +77,13 @@ def in_order(
             tree.drop()
 
 
+def page_in_order(store: ObjectStore, prefix: str, marker: str | None, limit: int) -> Page:
+    """Return one page of what `in_order` gives; its marker is the last name."""
+    with closing(in_order(store, prefix, marker)) as below:
+        found = tuple(islice(below, limit + 1))
+    return Page(found[:limit], (), found[limit - 1].name if len(found) > limit else None)
+
+
 class _Tree:
     """One walk; folders are asked for by threads, and visited by one."""
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
-    DatastoreError,
     FolderMissing,
     IntegrityError,
     ObjectExists,
@@ -32,7 +29,7 @@ from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of
-from prefect_datastores.stores.listed import in_order
+from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
@@ -45,6 +42,7 @@ from prefect_datastores.stores.share_writing import (
     md5_text,
 )
 from prefect_datastores.stores.signing import signer_of
+from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -52,13 +50,10 @@ if TYPE_CHECKING:
 _VERSION = "2026-02-06"  # the first in which a file is made with its content, up to 4 MiB
 _RANGE = 4 * 2**20  # the most that one request may write
 _LARGEST = 4 * 2**40
-_UNFINISHED = ".pds-unfinished"
 _SHARE = (("restype", "share"),)
 _DIRECTORY = (("restype", "directory"),)
 # "Naming and referencing shares, directories, files, and metadata", in Azure Files' reference.
 _REFUSED = frozenset('"\\/:|<>*?') | frozenset(map(chr, range(32))) | {"\x7f"}
-_LEFT_SECONDS = 7 * 86_400.0  # as long as the service keeps blocks of a blob that are not committed
-_SWEPT_AT_ONCE = 500
 _LOCKS = 64
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -104,7 +99,10 @@ class ShareStore:
         self._dots = allow_trailing_dots
         self.service = AzureService(account_url, share, signer, headers, FILE_ROLES)
         self.url = self.service.url
-        self._sweeping, self._is_swept = threading.Lock(), False
+        self.unfinished = Unfinished(
+            lambda: self._list_folder(f"{UNFINISHED}/", None, SWEPT_AT_ONCE).objects,
+            self.delete_unfinished,
+        )
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -136,10 +134,7 @@ class ShareStore:
         """Return one page; one of all folders below takes a request for each (`list_objects` is quicker)."""
         if not recursive:
             return self._list_folder(prefix, marker, limit)
-        with contextlib.closing(in_order(self, prefix, marker)) as below:
-            found = tuple(islice(below, limit + 1))
-        more = found[limit - 1].name if len(found) > limit else None
-        return Page(found[:limit], (), more)
+        return page_in_order(self, prefix, marker, limit)
 
     def _list_folder(self, prefix: str, marker: str | None, limit: int) -> Page:
         folder, _, begin = prefix.rpartition("/")
@@ -165,7 +160,7 @@ class ShareStore:
         folders = [
             shown + name
             for name in found.folders
-            if name.startswith(begin) and (shown or name != _UNFINISHED)
+            if name.startswith(begin) and (shown or name != UNFINISHED)
         ]
         if shown == prefix and folder and not (files or folders or marker or found.marker):
             files.append(ObjectInfo(prefix, 0, "", is_marker=True))
@@ -245,16 +240,12 @@ class ShareStore:
         """Begin a file whose length is not known yet."""
         return GrowingWriting(self, name, replaces=replaces, if_absent=if_absent)
 
-    def unfinished_name(self) -> str:
-        """Return a name in the hidden folder that nobody has."""
-        return f"{_UNFINISHED}/{secrets.token_hex(12)}"
-
     def new_file(
         self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
     ) -> tuple[str, Mapping[str, str]]:
         """Make a file in the hidden folder, of zeros or with its content; return its name, and what is told of it."""
-        self._sweep()
-        name = self.unfinished_name()
+        self.unfinished.sweep()
+        name = self.unfinished.new_name()
         given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
         if content:
             given["Content-MD5"] = md5_text(hashlib.md5(content, usedforsecurity=False).digest())
@@ -263,17 +254,6 @@ class ShareStore:
             return self.service.request("PUT", name, (), given, content or b"")
 
         return name, self._in_folder(name, make).headers
-
-    def _sweep(self) -> None:
-        """Remove, once, what killed uploads left, so that it does not fill the share."""
-        with self._sweeping:
-            if self._is_swept:
-                return
-            self._is_swept = True
-        with contextlib.suppress(DatastoreError):  # one that may only write cannot look
-            for info in self._list_folder(f"{_UNFINISHED}/", None, _SWEPT_AT_ONCE).objects:
-                if info.modified is not None and info.modified < time.time() - _LEFT_SECONDS:
-                    self.delete_unfinished(info.name)
 
     def write_range(self, name: str, offset: int, data: memoryview) -> None:
         """Write bytes of a file that is long enough for them; they are checked on arrival."""

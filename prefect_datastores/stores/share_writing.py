@@ -158,7 +158,7 @@ class GrowingWriting(ShareWriting):
 
     def begin_as(self, source: str, size: int) -> None:
         """Begin with all of another file of the account, by its signed address; the service copies."""
-        self._file = (self._store.unfinished_name(), "")
+        self._file = (self._store.unfinished.new_name(), "")
         self._file = (self._file[0], self._store.copy(source, self._file[0]))
         self._room = self._written[-1] = size
         self._is_described = True

@@ -130,7 +130,7 @@ class KeySigner:
         named = "\n".join(
             [f"{name}:{given[name]}" for name in sorted(given) if name[:5] == "x-ms-"]
         )
-        asked = "".join([f"\n{key}:{value}" for key, value in sorted(query)])
+        asked = _asked(query) if query else ""
         get = given.get
         text = (
             f"{method}\n{get('content-encoding', '')}\n{get('content-language', '')}\n{length or ''}\n"
@@ -147,6 +147,12 @@ class KeySigner:
     def renew(self, challenge: str, refused: Mapping[str, str]) -> bool:
         """Say no: a key is right or wrong."""
         return False
+
+
+def _asked(query: Query) -> str:
+    """Return what is signed of a query: its names in lower case, whatever they are sent in."""
+    lowered = sorted([(key.lower(), value) for key, value in query])
+    return "".join([f"\n{key}:{value}" for key, value in lowered])
 
 
 class TokenSigner:

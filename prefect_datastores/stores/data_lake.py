@@ -1,0 +1,301 @@
+"""Files of one filesystem of Azure Data Lake Storage Gen2.
+
+Bytes and listings go by the Blob endpoint, as for any container; folders, which a hierarchical
+namespace has as things of their own, by the DFS endpoint. Without such a namespace the filesystem
+is a container, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prefect_datastores.errors import (
+    EndpointUnreachable,
+    FolderMissing,
+    IntegrityError,
+    ObjectExists,
+    ObjectNotFound,
+    PartsRefused,
+    PlaceTaken,
+    ServiceBusy,
+    SourceChanged,
+    TransferError,
+)
+from prefect_datastores.names import NameRules, ObjectName
+from prefect_datastores.stores.azure import AzureService
+from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page, Pending
+from prefect_datastores.stores.blob import BlobStore, BlobWriting, conditions_of
+from prefect_datastores.stores.data_lake_writing import DataLakeWriting
+from prefect_datastores.stores.decorated import Wrapped
+from prefect_datastores.stores.hierarchy import is_hierarchical
+from prefect_datastores.stores.listed import page_in_order
+from prefect_datastores.stores.signing import signer_of
+from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+# Measured on the service: control characters are refused, and more components than these.
+_REFUSED = frozenset(map(chr, range(32))) | {"\x7f"}
+_MOST_COMPONENTS, _MOST_FLAT = 61, 255
+_DIRECTORY = (("resource", "directory"),)
+_WHERE_NONE_IS = {"If-None-Match": "*"}
+# What the SDKs send: by the other mode, a folder moves into one that has the name.
+_RENAME = (("mode", "legacy"),)
+# The service checks the rights of so many paths a request, and removes all of them by the last one.
+_REMOVE = (("recursive", "true"), ("paginated", "true"))
+_MAY_BE_DONE = (ServiceBusy, EndpointUnreachable)
+
+
+class DataLakeStore(BlobStore):
+    """One filesystem; what kind of namespace it has is asked for once, when it first matters."""
+
+    def __init__(
+        self,
+        account_url: str,
+        filesystem: str,
+        *,
+        dfs_url: str,
+        account_name: str | None = None,
+        account_key: str | None = None,
+        sas_token: str | None = None,
+        token: TokenCredential | None = None,
+    ) -> None:
+        """Name the filesystem, and both endpoints of its account; no request is made before the first use.
+
+        Raises:
+            ConfigurationError: an address is none.
+            AuthenticationFailed: the account key is none.
+        """
+        given = {"account_key": account_key, "sas_token": sas_token}
+        super().__init__(account_url, filesystem, account_name=account_name, token=token, **given)
+        signer = signer_of(account_url, account_name, token=token, **given)
+        self._dfs = AzureService(dfs_url, filesystem, signer)
+        self._by_token = token is not None
+        self._unfinished = Unfinished(
+            lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
+            lambda name: self.delete(ObjectName(name)),
+        )
+        self._asking = threading.Lock()
+        self._folders: bool | None = None
+
+    def _has_folders(self) -> bool:
+        """Tell whether the namespace is hierarchical."""
+        with self._asking:
+            if self._folders is None:
+                self._folders = is_hierarchical(self._service, self._dfs, by_token=self._by_token)
+            return self._folders
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the service can do: with a hierarchical namespace, folders."""
+        if not self._has_folders():
+            return self.flat
+        kind = "Azure Data Lake Storage Gen2"
+        return replace(self.flat, kind=kind, has_folders=True, lists_by_folder=True)
+
+    def name_rules(self) -> NameRules:
+        """Tell names by case, but not by dots at a component's end, which the service strips."""
+        return NameRules(
+            strips_trailing_dots=True,
+            refused_characters=_REFUSED,
+            most_components=_MOST_COMPONENTS if self._has_folders() else _MOST_FLAT,
+        )
+
+    def check_root(self) -> None:
+        """Raise unless the filesystem exists and can be listed."""
+        self.list_page("", recursive=False, limit=1)
+
+    def check_write(self, name: ObjectName) -> None:
+        """Stage a block that is never committed; where it is refused for what stands there, rights are no matter."""
+        with contextlib.suppress(PartsRefused):
+            super().check_write(name)
+
+    # -- listing --------------------------------------------------------------------------------
+
+    def list_page(
+        self, prefix: str, *, marker: str | None = None, recursive: bool = True, limit: int = 5000
+    ) -> Page:
+        """Return one page; of all below, in the order of whole names, which the service does not keep.
+
+        It lists what is in `a` before what stands beside it as `a-b`.
+        """
+        if not self._has_folders():
+            return super().list_page(prefix, marker=marker, recursive=recursive, limit=limit)
+        if recursive:
+            return page_in_order(self, prefix, marker, limit)
+        try:
+            page = super().list_page(prefix, marker=marker, recursive=False, limit=limit)
+        except PlaceTaken:  # a file stands where the prefix has a folder
+            return Page()
+        if UNFINISHED in page.folders:
+            shown = tuple(name for name in page.folders if name != UNFINISHED)
+            page = replace(page, folders=shown)
+        is_last_of_folder = prefix[-1:] == "/" and marker is None and page == Page()
+        return self._empty_folder(prefix) if is_last_of_folder else page
+
+    def _empty_folder(self, prefix: str) -> Page:
+        """Return a marker where a folder is that has nothing in it.
+
+        A folder comes first of all names that begin with its own.
+        """
+        page = super().list_page(prefix[:-1], recursive=False, limit=1)
+        if page.folders != (prefix[:-1],):
+            return Page()
+        return Page((ObjectInfo(prefix, 0, "", is_marker=True),))
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        """Return what is known of one file."""
+        info = super().head(name)
+        if info.is_marker and self._has_folders():
+            raise self._is_folder(name)
+        return info
+
+    def _is_folder(self, name: ObjectName) -> ObjectNotFound:
+        return ObjectNotFound(f"{self.url}/{name} is a folder, and no object.")
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> bytes | None:
+        """Fill `buffer` from one version."""
+        read = super().read_into
+        return self._of_file(name, lambda: read(name, offset, buffer, pin=pin))
+
+    def begin_read(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> Pending[bytes | None]:
+        """Ask for a range, which has at least one byte."""
+        begun = super().begin_read(name, offset, buffer, pin=pin)
+        return Wrapped(begun, lambda finish: self._of_file(name, finish))
+
+    def _of_file(self, name: ObjectName, read: Callable[[], bytes | None]) -> bytes | None:
+        """Read; a folder looks like a file that is too short."""
+        try:
+            return read()
+        except IntegrityError:
+            self.head(name)
+            raise
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def begin_write(
+        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+    ) -> BlobWriting:
+        """Begin a file: parts are staged, and seen by nobody before the commit."""
+        if not self._has_folders():
+            return super().begin_write(name, size, replaces=replaces, if_absent=if_absent)
+        conditions = conditions_of(replaces, if_absent)
+        return DataLakeWriting(self, self._service, name, size, conditions)
+
+    def name_aside(self) -> ObjectName:
+        """Return a name for what is to be renamed when it is whole."""
+        self._unfinished.sweep()
+        return self._unfinished.new_name()
+
+    def put_in_place(
+        self, written: ObjectInfo, to: ObjectName, conditions: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Rename a file to the place of another, while that is as the conditions say.
+
+        Raises:
+            ObjectExists: it is not.
+        """
+        headers = {"x-ms-rename-source": self._dfs.signed_path(written.name), **conditions}
+        try:
+            self._dfs.request("PUT", to, _RENAME, headers)
+        except SourceChanged as error:
+            raise ObjectExists(
+                f"{self.url}/{to} was written by somebody else meanwhile; it was left as it is."
+            ) from error
+        except ObjectNotFound:  # a rename that was not answered was done
+            if self.head(to).etag != written.etag:
+                raise
+        return written._replace(name=str(to))
+
+    def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
+        """Delete one file; by the DFS endpoint, as the other one deletes an empty folder as well."""
+        if not self._has_folders():
+            super().delete(name, pin=pin)
+            return
+        try:
+            self._dfs.request("DELETE", name, headers={"If-Match": pin} if pin else {})
+        except ServiceBusy:
+            raise
+        except TransferError:  # a folder asks for one parameter more
+            self.head(name)
+            raise
+
+    # -- folders --------------------------------------------------------------------------------
+
+    def move_folder(
+        self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
+    ) -> None:
+        """Rename a folder, which keeps its version by that; so a rename that was not answered is known."""
+        if not self._has_folders():
+            super().move_folder(name, to, over=over)
+            return
+        version = self._version_of_folder(name)
+        if version is None:
+            raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
+        try:
+            self._rename(name, to)
+        except ObjectExists:
+            raise PlaceTaken(f"Something stands at {self.url}/{to} already.") from None
+        except _MAY_BE_DONE:
+            if self._version_of_folder(to) != version:
+                raise
+
+    def _rename(self, name: ObjectName, to: ObjectName) -> None:
+        headers = {"x-ms-rename-source": self._dfs.signed_path(name)}
+        try:
+            self._dfs.request("PUT", to, _RENAME, headers)
+        except FolderMissing:
+            with contextlib.suppress(ObjectExists):
+                self._dfs.request("PUT", to.rpartition("/")[0], _DIRECTORY, _WHERE_NONE_IS)
+            self._dfs.request("PUT", to, _RENAME, headers)
+
+    def _version_of_folder(self, name: ObjectName) -> str | None:
+        """Return the ETag of a folder; None where none is."""
+        try:
+            info = super().head(name)
+        except ObjectNotFound:
+            return None
+        return info.etag if info.is_marker else None
+
+    def remove_folder(self, name: ObjectName) -> None:
+        """Remove a folder with all below it."""
+        if not self._has_folders():
+            super().remove_folder(name)
+            return
+        if self._version_of_folder(name) is None:  # a file would be deleted as well
+            return
+        marker = ""
+        seen: set[str] = set()
+        with contextlib.suppress(ObjectNotFound):
+            while True:
+                query = (*_REMOVE, *((("continuation", marker),) if marker else ()))
+                answer = self._dfs.request("DELETE", name, query)
+                marker = answer.headers.get("x-ms-continuation", "")
+                if not marker:
+                    return
+                if marker in seen:
+                    raise IntegrityError(
+                        f"Removing {self.url}/{name} repeats itself: it has no end."
+                    )
+                seen.add(marker)
+
+    def interrupt(self) -> None:
+        """Break the requests that are under way."""
+        super().interrupt()
+        self._dfs.interrupt()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        super().close()
+        self._dfs.close()
