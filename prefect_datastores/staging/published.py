@@ -273,6 +273,30 @@ def at(store: ObjectStore, path: str) -> tuple[ObjectInfo | None, Iterator[Objec
     return None, _below(store, path)
 
 
+def where(store: ObjectStore, path: str) -> tuple[ObjectInfo | None, str]:
+    """Return the object when `path` names one, and else the prefix below which readers find the folder's content.
+
+    What a published folder there shows is not looked at: its pointer stands below the prefix.
+
+    Raises:
+        NameCollision: it is an object and a folder at once.
+        ObjectNotFound: nothing is there.
+    """
+    single, prefix = is_file(store, path), folder_prefix(path)
+    if single is not None:
+        return single, ""
+    if not path or any(True for _ in list_objects(store, prefix, limit=1)):
+        return None, prefix
+    single = inside(store, path)
+    if single is not None:
+        return single, ""
+    if (found := _holder(store, path)) is not None:
+        inner = f"{found[0]}{found[2]}/"
+        if any(True for _ in list_objects(store, inner, limit=1)):
+            return None, inner
+    raise ObjectNotFound(f"There is nothing at {_shown(store, path)}.")
+
+
 def inside(store: ObjectStore, path: str) -> ObjectInfo | None:
     """Return the object that a published folder shows at `path`, or None; for a path where nothing else is."""
     found = _holder(store, path)

@@ -1,0 +1,210 @@
+"""The blocks of one version of a large object, as far as they were fetched: in a file with holes, each with its checksum."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect_datastores.mounting.space import Evictable, Space, nameless, open_locked, punch, touch
+
+if TYPE_CHECKING:
+    from prefect_datastores.stores.base import ObjectInfo
+
+BLOCK = 512 * 2**10
+_FORMAT = 1
+_ABSENT, _THERE, _SEEN = 0, 1, 2
+"""Nothing; what an earlier mount left; what this one wrote, or compared with its checksum."""
+
+
+class Blocks(Evictable):
+    """Which blocks of a version are here; used by many threads."""
+
+    def __init__(self, space: Space | None, key: str, info: ObjectInfo) -> None:
+        """Go on with what an earlier mount fetched of the same version, where nobody else does."""
+        self._space, self._key, self.size = space, key, info.size
+        self.count = -(-info.size // BLOCK)
+        self._state = bytearray(self.count)
+        self._sums = array.array("I", bytes(4 * self.count))
+        self._lock = threading.Lock()
+        self._left = self.count
+        self._written: int | None = None
+        self.pins = 0
+        """How many have the file itself, so that none of it may go."""
+        self.fd = -1
+        self._index: Path | None = None
+        if space is not None:
+            self._open(space)
+
+    def _open(self, space: Space) -> None:
+        folder = space.root / self._key[:2]
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True, mode=0o700)
+            path = folder / self._key[2:]
+            fd = open_locked(path, make=True)
+            if fd is None:
+                self.fd = nameless(space.root)
+            else:
+                self.fd, self._index = fd, path.with_name(f"{path.name}.index")
+                self._read_index()
+            os.ftruncate(self.fd, self.size)
+
+    def _read_index(self) -> None:
+        """Take over what is written down; what that is worth, the checksums tell."""
+        assert self._index is not None, "Called where there is one."
+        assert self._space is not None, "Called where there is one."
+        try:
+            head, _, body = self._index.read_bytes().partition(b"\n")
+            said = json.loads(head)
+            state, sums = body[: self.count], body[self.count :]
+            if (said["format"], said["size"], said["block"]) != (_FORMAT, self.size, BLOCK):
+                return
+            if len(sums) != 4 * self.count or os.fstat(self.fd).st_size != self.size:
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        self._state[:] = bytes(_THERE if one else _ABSENT for one in state)
+        self._sums = array.array("I", sums)
+        for block in range(self.count):
+            if self._state[block]:
+                self._left -= 1
+                self._space.adopt((self._key, block), self._length(block), self)
+
+    def _length(self, block: int) -> int:
+        return min(BLOCK, self.size - block * BLOCK)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the version is here."""
+        return self._left == 0
+
+    @property
+    def may_be_handed_out(self) -> bool:
+        """Whether the file is the whole version, as it was fetched."""
+        return self._is_as_left()
+
+    @property
+    def is_evictable(self) -> bool:  # type: ignore[override]
+        """Whether any of it may go."""
+        return not self.pins
+
+    def has(self, block: int) -> bool:
+        """Tell whether a block is here."""
+        return self._state[block] != _ABSENT
+
+    def keep(self, block: int, content: memoryview) -> bool:
+        """Keep a block that was fetched; False where there is no room for it."""
+        if self.fd < 0 or self._space is None:
+            return False
+        key = (self._key, block)
+        if not self._space.take(key, len(content), self):
+            return False
+        try:
+            os.pwrite(self.fd, content, block * BLOCK)
+        except OSError:
+            self._space.give(key)
+            return False
+        with self._lock:
+            self._sums[block] = zlib.crc32(content)
+            if self._state[block] == _ABSENT:
+                self._left -= 1
+            self._state[block] = _SEEN
+        return True
+
+    def read(self, offset: int, size: int) -> memoryview | None:
+        """Return what is at a place, as it was fetched; None where some of it is not here (any more)."""
+        end = min(offset + size, self.size)
+        if self._is_as_left():
+            content = memoryview(bytearray(end - offset))
+            return content if self._filled(content, offset) else None
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        if any(not self._state[block] for block in range(first, last + 1)):
+            return None
+        begin, until = first * BLOCK, min((last + 1) * BLOCK, self.size)
+        content = memoryview(bytearray(until - begin))
+        if not self._filled(content, begin):
+            return None
+        for block in range(first, last + 1):
+            piece = content[block * BLOCK - begin :][: self._length(block)]
+            if zlib.crc32(piece) != self._sums[block] or not self._state[block]:
+                self.drop(block)
+                return None
+            self._state[block] = _SEEN
+        if self._space is not None:
+            self._space.used((self._key, first))
+        return content[offset - begin : end - begin]
+
+    def _filled(self, content: memoryview, offset: int) -> bool:
+        try:
+            return os.preadv(self.fd, [content], offset) == len(content)
+        except OSError:
+            return False
+
+    def _is_as_left(self) -> bool:
+        """Tell whether the whole is here, was compared with its checksums, and nobody wrote to it since."""
+        if self._left:
+            return False
+        try:
+            written = os.fstat(self.fd).st_mtime_ns
+        except OSError:
+            return False
+        if written == self._written:
+            return True
+        if self._written is not None:  # somebody did
+            self._written = None
+            self._state[:] = bytes(_THERE if one else _ABSENT for one in self._state)
+        elif self._state.count(_SEEN) == self.count:
+            self._written = written
+            return True
+        return False
+
+    def drop(self, block: int) -> None:
+        """Forget a block that is not what it was."""
+        if self._space is not None:
+            self._space.give((self._key, block))
+        self._forget(block)
+
+    def _forget(self, block: int) -> None:
+        with self._lock:
+            if self._state[block] != _ABSENT:
+                self._state[block] = _ABSENT
+                self._left += 1
+
+    def evict(self, key: object) -> None:
+        """Give a block back to the disk."""
+        assert isinstance(key, tuple), "As it was taken."
+        block = int(key[1])
+        self._forget(block)
+        with contextlib.suppress(OSError):  # then it stays on the disk until the version goes
+            punch(self.fd, block * BLOCK, self._length(block))
+
+    def write_index(self) -> None:
+        """Write down what is here, for the next mount."""
+        if self._index is None:
+            return
+        with self._lock:
+            head = json.dumps({"format": _FORMAT, "size": self.size, "block": BLOCK}).encode()
+            body = head + b"\n" + bytes(self._state) + self._sums.tobytes()
+        beside = self._index.with_name(f"{self._index.name}.new")
+        with contextlib.suppress(OSError):
+            beside.write_bytes(body)
+            beside.replace(self._index)
+
+    def close(self) -> None:
+        """Let go of the file; what is in it is there for the next mount."""
+        self.write_index()
+        stays = self._index is not None
+        if self._space is not None:
+            for block in range(self.count):
+                if self._state[block]:
+                    self._space.give((self._key, block), stays=stays)
+        if self.fd >= 0:
+            if stays:
+                touch(self.fd)
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,135 @@
+"""What tells who mounted what on this machine, so that a kill or a power cut leaves nothing for ever.
+
+A mount has a folder of its own below the root of all mounts: `mnt` is where it is mounted, `lease`
+says which process serves it, `log` is what that process has to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prefect_datastores.errors import MountError
+from prefect_datastores.mounting import device
+
+POINT, LEASE, LOG = "mnt", "lease.json", "log"
+_YOUNG_SECONDS = 60.0
+"""A folder without a lease may be one that is being made."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Which process serves a mount."""
+
+    pid: int
+    started: int
+    """When the kernel says that the process began, in ticks since the machine did."""
+    boot: str
+    title: str
+    since: float
+
+    def is_held(self) -> bool:
+        """Tell whether that very process lives."""
+        return self.boot == boot_id() and started(self.pid) == self.started
+
+
+def mine(title: str) -> Lease:
+    """Return the lease of this process."""
+    return Lease(os.getpid(), started(os.getpid()), boot_id(), title, time.time())
+
+
+def boot_id() -> str:
+    """Return what is another after the machine was started anew."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def started(pid: int) -> int:
+    """Return when a process began; -1 where there is none, or it is dead and not yet buried."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
+        return -1 if fields[0] == "Z" else int(fields[19])
+    return -1
+
+
+def write(path: Path, lease: Lease) -> None:
+    """Write a lease down, whole or not at all."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(json.dumps(asdict(lease)), encoding="utf-8")
+    beside.replace(path)
+
+
+def read(path: Path) -> Lease | None:
+    """Return a lease; None where none that can be read is."""
+    try:
+        return Lease(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One mount of this machine."""
+
+    folder: Path
+    lease: Lease | None
+
+    @property
+    def point(self) -> Path:
+        """Where it is mounted."""
+        return self.folder / POINT
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody serves it any more."""
+        if self.lease is not None:
+            return not self.lease.is_held()
+        with contextlib.suppress(OSError):
+            return time.time() - self.folder.stat().st_mtime > _YOUNG_SECONDS
+        return False
+
+
+def mounts(root: Path) -> list[Found]:
+    """Return the mounts below a root, in the order of their names."""
+    with contextlib.suppress(FileNotFoundError):
+        return [
+            Found(folder, read(folder / LEASE))
+            for folder in sorted(root.iterdir())
+            if folder.is_dir()
+        ]
+    return []
+
+
+def clean(root: Path) -> list[Path]:
+    """Unmount and remove what nobody serves any more; return what was removed. Data is never touched."""
+    gone: list[Path] = []
+    for found in mounts(root):
+        if found.is_left:
+            with contextlib.suppress(MountError, OSError):
+                remove(found.folder)
+                gone.append(found.folder)
+    return gone
+
+
+def remove(folder: Path) -> None:
+    """Unmount what a folder of a mount holds, and remove it; what is mounted is never deleted.
+
+    Raises:
+        MountError, OSError: it is still mounted.
+    """
+    point = folder / POINT
+    device.unmount(point, detach=True)
+    with contextlib.suppress(FileNotFoundError):
+        point.rmdir()  # of a mount that is still there this fails, before anything else is removed
+    shutil.rmtree(folder, ignore_errors=True)

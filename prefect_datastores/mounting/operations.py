@@ -1,0 +1,225 @@
+"""What a mounted place answers to who asks for names, attributes and bytes; knows no kernel's protocol.
+
+A fault of the service becomes the errno that a program can act on, and a line in the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prefect_datastores.errors import (
+    AccessError,
+    DatastoreError,
+    ObjectNotFound,
+    SourceChanged,
+    TransferCancelled,
+)
+from prefect_datastores.mounting.ahead import FolderPattern
+from prefect_datastores.mounting.contents import Answer, Contents, Opened
+from prefect_datastores.mounting.kernel import FOREVER, Attributes
+from prefect_datastores.mounting.smalls import SMALL
+from prefect_datastores.mounting.statistics import Statistics
+from prefect_datastores.mounting.tree import Listing, Node, Tree
+
+_log = logging.getLogger("prefect_datastores.mounting")
+_FILE, _FOLDER = stat.S_IFREG | 0o444, stat.S_IFDIR | 0o555
+_AT_ONCE = 128  # small files that are fetched ahead of a reader
+_LOG_SECONDS = 10.0
+
+
+class Refused(Exception):
+    """What a program gets instead of an answer."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Line:
+    """One name in a folder."""
+
+    name: str
+    is_folder: bool
+
+
+class Operations:
+    """A read-only file system; used by many threads."""
+
+    def __init__(self, tree: Tree, contents: Contents, statistics: Statistics) -> None:
+        """Serve a tree, and what is in its files."""
+        self._tree, self._contents, self._statistics = tree, contents, statistics
+        self._owner, self._group, self._began = os.getuid(), os.getgid(), time.time()
+        self._lock = threading.Lock()
+        self._opened: dict[int, tuple[Node, Opened]] = {}
+        self._next = 1
+        self._folders: dict[int, FolderPattern] = {}
+        self._seen: set[int] = set()
+        self._said: dict[str, float] = {}
+
+    @property
+    def valid_seconds(self) -> int:
+        """For how long what was told of names and attributes holds."""
+        return FOREVER if self._tree.is_pinned else 0
+
+    # -- names and attributes -------------------------------------------------------------------
+
+    def look_up(self, parent: int, name: bytes) -> Attributes | None:
+        """Return what stands under a name, a lookup more; None where nothing does."""
+        folder = self._node(parent)
+        try:
+            shown = name.decode()
+        except UnicodeDecodeError:
+            return None
+        if not folder.is_folder:
+            raise Refused(errno.ENOTDIR)
+        with self._told(f"look up {shown!r}"):
+            node = self._tree.look_up(folder, shown)
+        return self.attributes(node) if node is not None else None
+
+    def forget(self, node: int, lookups: int) -> None:
+        """Take note that lookups were given back."""
+        self._tree.forget(node, lookups)
+
+    def stat(self, node: int) -> Attributes:
+        """Return what is known of a node."""
+        return self.attributes(self._node(node))
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return what is known of a node."""
+        if node.info is None:
+            return Attributes(node.id, _FOLDER, 0, self._began, 2, self._owner, self._group)
+        modified = node.info.modified or self._began
+        return Attributes(node.id, _FILE, node.info.size, modified, 1, self._owner, self._group)
+
+    def listing(self, folder: int) -> Listing:
+        """Return what a folder holds."""
+        node = self._node(folder)
+        if not node.is_folder:
+            raise Refused(errno.ENOTDIR)
+        with self._told(f"list {node.prefix!r}"):
+            return self._tree.entries(node)
+
+    def entry(self, folder: int, name: str, listing: Listing) -> Attributes:
+        """Return what a listing showed under a name, a lookup more."""
+        return self.attributes(self._tree.known(self._node(folder), name, listing[name]))
+
+    def parent(self, folder: int) -> Attributes:
+        """Return the folder above; of the root, the root."""
+        node = self._node(folder)
+        return self.attributes(node.parent or node)
+
+    def room(self) -> tuple[int, int, int]:
+        """Return bytes in all, free bytes, and files; nobody knows, and nobody may write."""
+        numbers = self._statistics.to_dict()
+        return numbers["bytes_listed"], 0, numbers["files_listed"]
+
+    def _node(self, number: int) -> Node:
+        try:
+            return self._tree.node(number)
+        except KeyError:
+            raise Refused(errno.ESTALE) from None
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def open(self, number: int, flags: int) -> int:
+        """Open a file to read; what will most likely be opened next is fetched meanwhile."""
+        node = self._node(number)
+        if node.info is None:
+            raise Refused(errno.EISDIR)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise Refused(errno.EROFS)
+        opened = self._contents.open(node.info)
+        with self._lock:
+            handle, self._next = self._next, self._next + 1
+            self._opened[handle] = (node, opened)
+            is_first = node.id not in self._seen
+            self._seen.add(node.id)
+        self._statistics.opened(node.info.size, is_first=is_first)
+        if node.info.size <= SMALL and is_first:
+            self._fetch_beside(node)
+        return handle
+
+    def opened(self, handle: int) -> tuple[Node, Opened]:
+        """Return an open file."""
+        found = self._opened.get(handle)
+        if found is None:
+            raise Refused(errno.EBADF)
+        return found
+
+    def _fetch_beside(self, node: Node) -> None:
+        """Fetch the small files beside one that was opened, where others beside it were opened before."""
+        folder = node.parent
+        if folder is None or folder.listing is None or not folder.listing.done():
+            return
+        listing = folder.listing.result()
+        with self._lock:
+            pattern = self._folders.get(folder.id)
+            if pattern is None:
+                small = [name for name, info in listing.items() if info and 0 < info.size <= SMALL]
+                pattern = self._folders[folder.id] = FolderPattern(small)
+            wanted = pattern.wanted(node.name, _AT_ONCE if self._contents.is_idle_enough else 0)
+        self._contents.prefetch([info for name in wanted if (info := listing.get(name))])
+
+    def read(self, handle: int, offset: int, size: int, answer: Answer) -> None:
+        """Give what is at a place in an open file to `answer`, at once or later."""
+        _, opened = self.opened(handle)
+        self._contents.read(opened, offset, size, answer)
+
+    def close(self, handle: int) -> None:
+        """Close a file."""
+        with self._lock:
+            found = self._opened.pop(handle, None)
+        if found is not None:
+            self._contents.close_file(found[1])
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def _told(self, what: str) -> _Told:
+        return _Told(self, what)
+
+    def errno_of(self, error: DatastoreError, what: str) -> int:
+        """Return the errno of a fault, which is said in the log."""
+        number = _errno_of(error)
+        self._say(f"{what}: {error}", number)
+        return number
+
+    def _say(self, text: str, number: int) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._said.get(text, -_LOG_SECONDS) < _LOG_SECONDS:
+                return
+            self._said[text] = now
+        _log.error("%s: %s", errno.errorcode[number], text)
+
+
+class _Told:
+    """Tells a program the errno of what failed."""
+
+    def __init__(self, operations: Operations, what: str) -> None:
+        self._operations, self._what = operations, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, DatastoreError):
+            raise Refused(self._operations.errno_of(error, self._what)) from error
+
+
+def _errno_of(error: DatastoreError) -> int:
+    if isinstance(error, (SourceChanged, ObjectNotFound)):
+        return errno.ESTALE
+    if isinstance(error, AccessError):
+        return errno.EACCES
+    return errno.EINTR if isinstance(error, TransferCancelled) else errno.EIO
+
+
+Asked = Callable[[], Iterator[bytes]]

@@ -1,0 +1,353 @@
+"""Serves the kernel: reads its requests from `/dev/fuse`, asks the file system, and writes the answers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from prefect_datastores.errors import DatastoreError
+from prefect_datastores.mounting import kernel
+from prefect_datastores.mounting.contents import Opened, Version
+from prefect_datastores.mounting.kernel import Request
+from prefect_datastores.mounting.operations import Operations, Refused
+from prefect_datastores.mounting.tree import Listing, Node
+
+_log = logging.getLogger("prefect_datastores.mounting")
+_THREADS = 2
+_BACKGROUND = 64
+_STACK_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH: the cache may itself lie on an overlay
+_WANTED = (
+    kernel.ASYNC_READ
+    | kernel.BIG_WRITES
+    | kernel.DO_READDIRPLUS
+    | kernel.READDIRPLUS_AUTO
+    | kernel.PARALLEL_DIROPS
+    | kernel.MAX_PAGES
+    | kernel.EXPLICIT_INVAL_DATA
+    | kernel.INIT_EXT
+)
+_UNANSWERED = {kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT}
+_CHANGES = {
+    *(kernel.SETATTR, kernel.SYMLINK, kernel.MKNOD, kernel.MKDIR, kernel.UNLINK, kernel.RMDIR),
+    *(kernel.RENAME, kernel.RENAME2, kernel.LINK, kernel.WRITE, kernel.CREATE, kernel.SETXATTR),
+    *(kernel.REMOVEXATTR, kernel.FALLOCATE, kernel.COPY_FILE_RANGE),
+}
+
+
+class Session:
+    """One mount as the kernel sees it."""
+
+    def __init__(self, fd: int, operations: Operations) -> None:
+        """Take the descriptor of a mount that nobody serves yet."""
+        self._fd, self._operations = fd, operations
+        self._lock = threading.Lock()
+        self._open: dict[int, None] = {}
+        self._waiting: set[int] = set()
+        self._listings: dict[int, tuple[Listing, list[str]]] = {}
+        self._backing: dict[int, _Backing] = {}
+        self._plain: dict[int, int] = {}
+        self._ways: dict[int, _Way] = {}
+        self.passes_through = False
+        self._next = 1
+        self._answers: dict[int, Callable[[Request], None]] = {
+            kernel.LOOKUP: self._look_up,
+            kernel.GETATTR: self._stat,
+            kernel.OPEN: self._open_file,
+            kernel.READ: self._read,
+            kernel.RELEASE: self._release,
+            kernel.OPENDIR: self._open_folder,
+            kernel.READDIR: self._read_folder,
+            kernel.READDIRPLUS: self._read_folder,
+            kernel.RELEASEDIR: self._release_folder,
+            kernel.STATFS: self._room,
+            kernel.FLUSH: self._nothing,
+            kernel.FSYNC: self._nothing,
+            kernel.FSYNCDIR: self._nothing,
+            kernel.DESTROY: self._nothing,
+        }
+
+    def serve(self) -> None:
+        """Answer until the mount is gone."""
+        threads = [
+            threading.Thread(target=self._serve, name="pds-mount-serve", daemon=True)
+            for _ in range(_THREADS - 1)
+        ]
+        self._begin()
+        for thread in threads:
+            thread.start()
+        self._serve()
+        for thread in threads:
+            thread.join()
+
+    def _begin(self) -> None:
+        """Agree with the kernel on how the two talk."""
+        buffer = memoryview(bytearray(kernel.LARGEST_READ + 4096))
+        request = self._next_request(buffer)
+        if request is None:
+            return
+        major, minor, _, flags = kernel.init_of(request.body)
+        if major != kernel.MAJOR or minor < kernel.OLDEST_MINOR:
+            _log.error(
+                "The kernel speaks FUSE %d.%d, which is too old: Linux 5.4 is needed.", major, minor
+            )
+            self._refuse(request, errno.EPROTO)
+            return
+        wanted = _WANTED & flags
+        if minor >= kernel.MINOR and flags & kernel.PASSTHROUGH:
+            wanted |= kernel.PASSTHROUGH
+            self.passes_through = True
+        depth = _STACK_DEPTH if self.passes_through else 0
+        body = kernel.init_reply(minor, wanted, background=_BACKGROUND, stack_depth=depth)
+        self._answer(request, body)
+
+    def _serve(self) -> None:
+        buffer = memoryview(bytearray(kernel.LARGEST_READ + 4096))
+        while (request := self._next_request(buffer)) is not None:
+            self._answer_or_refuse(request)
+
+    def _answer_or_refuse(self, request: Request) -> None:
+        try:
+            self._dispatch(request)
+        except Refused as refused:
+            self._refuse(request, refused.number)
+        except Exception:  # noqa: BLE001 - a program that waits for ever is worse than one that is told
+            _log.exception("A request of the kernel (%d) failed.", request.opcode)
+            self._refuse(request, errno.EIO)
+
+    def _next_request(self, buffer: memoryview) -> Request | None:
+        while True:
+            try:
+                length = os.readv(self._fd, [buffer])
+            except OSError as error:
+                if error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}:
+                    continue  # it was interrupted before it was read
+                return None  # unmounted: ENODEV
+            if length < kernel.HEADER:
+                return None
+            return kernel.request_of(buffer)
+
+    def _dispatch(self, request: Request) -> None:
+        answer = self._answers.get(request.opcode)
+        if answer is not None:
+            answer(request)
+        elif request.opcode in _UNANSWERED:
+            self._take_note(request)
+        else:
+            raise Refused(errno.EROFS if request.opcode in _CHANGES else errno.ENOSYS)
+
+    def _take_note(self, request: Request) -> None:
+        if request.opcode == kernel.INTERRUPT:
+            self._interrupt(int.from_bytes(request.body[:8], "little"))
+            return
+        for node, lookups in kernel.forgotten(request):
+            self._operations.forget(node, lookups)
+
+    def _answer(self, request: Request, *parts: bytes | memoryview) -> None:
+        self._write(request.unique, *parts)
+
+    def _write(self, unique: int, *parts: bytes | memoryview) -> None:
+        head = kernel.reply(unique, sum(map(len, parts)))
+        with contextlib.suppress(OSError):  # nobody waits any more
+            os.writev(self._fd, [head, *parts])
+
+    def _refuse(self, request: Request, number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._fd, kernel.reply(request.unique, error=number))
+
+    def _nothing(self, request: Request) -> None:
+        self._answer(request)
+
+    # -- names and attributes -------------------------------------------------------------------
+
+    def _look_up(self, request: Request) -> None:
+        found = self._operations.look_up(request.node, kernel.name_of(request.body))
+        valid = self._operations.valid_seconds
+        if found is None and not valid:
+            raise Refused(errno.ENOENT)
+        self._answer(request, kernel.entry_reply(found, valid))
+
+    def _stat(self, request: Request) -> None:
+        found = self._operations.stat(request.node)
+        self._answer(request, kernel.attr_reply(found, kernel.FOREVER))
+
+    def _room(self, request: Request) -> None:
+        self._answer(request, kernel.statfs_reply(*self._operations.room()))
+
+    # -- folders --------------------------------------------------------------------------------
+
+    def _open_folder(self, request: Request) -> None:
+        listing = self._operations.listing(request.node)
+        with self._lock:
+            handle, self._next = self._next, self._next + 1
+            self._listings[handle] = (listing, list(listing))
+        flags = kernel.KEEP_CACHE | kernel.CACHE_DIR if self._operations.valid_seconds else 0
+        self._answer(request, kernel.open_reply(handle, flags))
+
+    def _read_folder(self, request: Request) -> None:
+        asked = kernel.read_of(request.body)
+        listing, names = self._listings[asked.handle]
+        plus = request.opcode == kernel.READDIRPLUS
+        out, room = [], asked.size
+        for line in self._lines(request.node, listing, names, asked.offset, plus=plus):
+            made = line()
+            room -= len(made)
+            if room < 0:
+                break
+            out.append(made)
+        self._answer(request, b"".join(out))
+
+    def _lines(
+        self, node: int, listing: Listing, names: list[str], offset: int, *, plus: bool
+    ) -> Iterator[Callable[[], bytes]]:
+        """Give what makes each line, from one on: a lookup is counted only of what is told."""
+        for place in (0, 1):
+            if offset <= place:
+                of = self._operations.stat(node) if place == 0 else self._operations.parent(node)
+                make = kernel.directory_entry_known if plus else _plain_line
+                yield lambda make=make, of=of, place=place: make(
+                    of, place + 1, b".." if place else b"."
+                )  # type: ignore[misc]
+        begin = max(0, offset - 2)
+        for place, name in enumerate(islice(names, begin, None), begin + 3):
+            yield lambda name=name, place=place: self._line(node, listing, name, place, plus=plus)  # type: ignore[misc]
+
+    def _line(self, node: int, listing: Listing, name: str, place: int, *, plus: bool) -> bytes:
+        raw = name.encode()
+        if not plus:
+            mode = 0o040000 if listing[name] is None else 0o100000
+            return kernel.directory_entry(0xFFFFFFFF, place, raw, mode)
+        valid = self._operations.valid_seconds
+        return kernel.directory_entry_plus(
+            self._operations.entry(node, name, listing), place, raw, valid
+        )
+
+    def _release_folder(self, request: Request) -> None:
+        self._listings.pop(kernel.handle_of(request.body), None)
+        self._answer(request)
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def _open_file(self, request: Request) -> None:
+        handle = self._operations.open(request.node, kernel.open_flags_of(request.body))
+        node, opened = self._operations.opened(handle)
+        way = self._way_of(node, opened)
+        self._ways[handle] = way
+        flags = kernel.NOFLUSH | (kernel.PASSTHROUGH_OPEN if way.backing else kernel.KEEP_CACHE)
+        self._answer(request, kernel.open_reply(handle, flags, way.backing))
+
+    def _way_of(self, node: Node, opened: Opened) -> _Way:
+        """Have the kernel read the file of a whole version itself; while one does so, all who open it do."""
+        version = opened.version
+        with self._lock:
+            backing = self._backing.get(node.id)
+            if backing is None and version is not None and self._may_pass_through(node, version):
+                backing = self._make_backing(node, version)
+            if backing is None:
+                self._plain[node.id] = self._plain.get(node.id, 0) + 1
+                return _Way(node.id, 0)
+            backing.users += 1
+            return _Way(node.id, backing.number)
+
+    def _may_pass_through(self, node: Node, version: Version) -> bool:
+        # The kernel refuses to open a file in both ways at once.
+        return (
+            self.passes_through
+            and not self._plain.get(node.id)
+            and version.blocks.may_be_handed_out
+        )
+
+    def _make_backing(self, node: Node, version: Version) -> _Backing | None:
+        asked = bytearray(kernel.BACKING_MAP.pack(version.blocks.fd, 0, 0))
+        try:
+            number = fcntl.ioctl(self._fd, kernel.BACKING_OPEN, asked)  # an int, as it may be written to
+        except OSError as error:
+            self.passes_through = False
+            _log.info("Files are not handed to the kernel: %s", error.strerror)
+            return None
+        version.blocks.pins += 1
+        made = self._backing[node.id] = _Backing(number, version)
+        return made
+
+    def _read(self, request: Request) -> None:
+        asked = kernel.read_of(request.body)
+        unique = request.unique
+        with self._lock:
+            self._waiting.add(unique)
+
+        def answer(content: memoryview | bytes | DatastoreError) -> None:
+            with self._lock:
+                if unique not in self._waiting:
+                    return  # it was interrupted
+                self._waiting.discard(unique)
+            if isinstance(content, DatastoreError):
+                number = self._operations.errno_of(content, "read")
+                with contextlib.suppress(OSError):
+                    os.write(self._fd, kernel.reply(unique, error=number))
+            else:
+                self._write(unique, content)
+
+        try:
+            self._operations.read(asked.handle, asked.offset, asked.size, answer)
+        except BaseException:
+            with self._lock:
+                self._waiting.discard(unique)
+            raise
+
+    def _interrupt(self, unique: int) -> None:
+        """Let a reader go that was interrupted: what it asked for is fetched for others all the same."""
+        with self._lock:
+            if unique not in self._waiting:
+                return
+            self._waiting.discard(unique)
+        with contextlib.suppress(OSError):
+            os.write(self._fd, kernel.reply(unique, error=errno.EINTR))
+
+    def _release(self, request: Request) -> None:
+        handle = kernel.handle_of(request.body)
+        self._answer(request)
+        way = self._ways.pop(handle, None)
+        if way is not None:
+            self._leave(way)
+        self._operations.close(handle)
+
+    def _leave(self, way: _Way) -> None:
+        with self._lock:
+            if not way.backing:
+                self._plain[way.node] -= 1
+                if not self._plain[way.node]:
+                    del self._plain[way.node]
+                return
+            backing = self._backing[way.node]
+            backing.users -= 1
+            if backing.users:
+                return
+            del self._backing[way.node]
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._fd, kernel.BACKING_CLOSE, backing.number.to_bytes(4, "little"))
+        backing.version.blocks.pins -= 1
+
+
+class _Way:
+    """How an open file is read: by asking, or, with a number, by the kernel itself."""
+
+    __slots__ = ("backing", "node")
+
+    def __init__(self, node: int, backing: int) -> None:
+        self.node, self.backing = node, backing
+
+
+class _Backing:
+    """A file that the kernel reads itself."""
+
+    def __init__(self, number: int, version: Version) -> None:
+        self.number, self.version, self.users = number, version, 0
+
+
+def _plain_line(of: kernel.Attributes, offset: int, name: bytes) -> bytes:
+    return kernel.directory_entry(of.node, offset, name, of.mode)

@@ -1,0 +1,274 @@
+"""Names and folders of a mounted place: what stands where, in which version, by the nodes that the kernel knows.
+
+A node of a file is one version of it, for ever: another version is another node, so that nobody who
+has a file open sees two of them. A folder is listed once and serves the attributes of all in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from prefect_datastores.errors import IntegrityError, ObjectNotFound
+from prefect_datastores.names import ObjectName
+from prefect_datastores.staging.generations import DATA, POINTER
+from prefect_datastores.staging.published import pointer_of
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore
+
+_log = logging.getLogger("prefect_datastores.mounting")
+Consistency = Literal["pinned", "latest"]
+
+ROOT = 1
+FRESH_SECONDS = 1.0
+"""How old a listing may be before what it says is asked for anew, where the latest is wanted."""
+_LISTED_AHEAD = 32  # folders
+_LONGEST = 255  # bytes of a name, for the kernel
+
+Listing = Mapping[str, "ObjectInfo | None"]
+"""What a folder holds, by name; None is a folder."""
+
+
+class Node:
+    """A folder, or one version of a file."""
+
+    __slots__ = ("base", "id", "info", "listed", "listing", "lookups", "name", "parent", "prefix")
+
+    def __init__(
+        self, number: int, name: str, parent: Node | None, info: ObjectInfo | None, base: str
+    ) -> None:
+        self.id, self.name, self.parent, self.info = number, name, parent, info
+        # What lies below a folder, and where that is found: elsewhere, in one that was published at once.
+        self.base = self.prefix = base
+        self.lookups = 0
+        self.listing: Future[Listing] | None = None
+        self.listed = 0.0
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.info is None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is mounted: all below a prefix, or one object alone, under its last name."""
+
+    prefix: str = ""
+    single: ObjectInfo | None = None
+
+
+class Tree:
+    """The nodes of one mount; used by many threads."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        place: Place,
+        consistency: Consistency = "pinned",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask for nothing yet."""
+        self._store, self._consistency, self._clock = store, consistency, clock
+        self._lock = threading.RLock()
+        self._next = ROOT + 1
+        self.root = Node(ROOT, "", None, None, place.prefix)
+        self._nodes: dict[int, Node] = {ROOT: self.root}
+        self._by_name: dict[tuple[int, str], Node] = {}
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="pds-mount-list")
+        self._hidden: set[str] = set()
+        if place.single is not None:
+            listing: Future[Listing] = Future()
+            listing.set_result({place.single.name.rpartition("/")[2]: place.single})
+            self.root.listing, self.root.listed = listing, float("inf")
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether what was seen once stays as it was."""
+        return self._consistency == "pinned"
+
+    def node(self, number: int) -> Node:
+        """Return a node that the kernel knows.
+
+        Raises:
+            KeyError: it was forgotten.
+        """
+        return self._nodes[number]
+
+    def look_up(self, parent: Node, name: str) -> Node | None:
+        """Return what stands under a name, one lookup more of it; None where nothing does.
+
+        Raises:
+            DatastoreError: the service failed.
+        """
+        asked = parent.listing
+        if asked is not None and asked.done() and not self.is_pinned and self._is_old(parent):
+            info = asked.result().get(name)
+            if info is not None:  # one file is asked for more quickly than all of its folder
+                now = self._now(info)
+                return self.known(parent, name, now) if now is not None else None
+        listing = self._listing_of(parent)
+        return self.known(parent, name, listing[name]) if name in listing else None
+
+    def known(self, parent: Node, name: str, info: ObjectInfo | None) -> Node:
+        """Return the node of what a listing showed, one lookup more of it."""
+        with self._lock:
+            node = self._by_name.get((parent.id, name))
+            if node is None or not _is_same(node.info, info):
+                prefix = "" if info is not None else f"{parent.prefix}{name}/"
+                node = Node(self._next, name, parent, info, prefix)
+                self._next += 1
+                self._nodes[node.id] = node
+                self._by_name[parent.id, name] = node
+            node.lookups += 1
+            return node
+
+    def number_of(self, parent: Node, name: str) -> int:
+        """Return the number of a name's node, 0 where the kernel has not asked for it."""
+        node = self._by_name.get((parent.id, name))
+        return node.id if node is not None else 0
+
+    def forget(self, number: int, lookups: int) -> None:
+        """Take note that the kernel let go of so many lookups."""
+        with self._lock:
+            node = self._nodes.get(number)
+            if node is None or node is self.root:
+                return
+            node.lookups -= lookups
+            if node.lookups <= 0:
+                del self._nodes[number]
+                key = (node.parent.id, node.name) if node.parent else (0, "")
+                if self._by_name.get(key) is node:
+                    del self._by_name[key]
+
+    def entries(self, folder: Node) -> Listing:
+        """Return what a folder holds, in name order; those that will be asked for next are asked for meanwhile.
+
+        Raises:
+            DatastoreError: the service failed.
+        """
+        listing = self._listing_of(folder)
+        self._list_ahead(folder, listing)
+        return listing
+
+    def _list_ahead(self, folder: Node, listing: Listing) -> None:
+        """Ask for the folders in a folder, and for those that come after it: who walks a tree wants them next."""
+        if not self.is_pinned:
+            return
+        due = [(folder, name) for name in islice(_folders(listing), _LISTED_AHEAD)]
+        parent = folder.parent
+        if parent is not None and parent.listing is not None and parent.listing.done():
+            after = _after(_folders(parent.listing.result()), folder.name)
+            due += [(parent, name) for name in islice(after, _LISTED_AHEAD)]
+        for above, name in due:
+            with self._lock:
+                node = self._by_name.get((above.id, name))
+                if node is None:
+                    node = self.known(above, name, None)
+                    node.lookups -= 1  # the kernel knows nothing of it yet
+            self._ask(node)
+
+    def _listing_of(self, folder: Node) -> Listing:
+        asked = self._ask(folder)
+        try:
+            return asked.result()
+        except BaseException:
+            with self._lock:  # the next one asks again
+                if folder.listing is asked:
+                    folder.listing = None
+            raise
+
+    def _ask(self, folder: Node) -> Future[Listing]:
+        """Return a folder's listing, which may be under way."""
+        with self._lock:
+            asked = folder.listing
+            if asked is None or (not self.is_pinned and asked.done() and self._is_old(folder)):
+                asked = folder.listing = self._threads.submit(self._listed, folder)
+                folder.listed = self._clock()
+            return asked
+
+    def _is_old(self, folder: Node) -> bool:
+        return self._clock() - folder.listed > FRESH_SECONDS
+
+    def _now(self, info: ObjectInfo) -> ObjectInfo | None:
+        try:
+            now = self._store.head(ObjectName(info.asked))
+        except ObjectNotFound:
+            return None
+        return now._replace(name=info.name, stored_as=info.stored_as)
+
+    def _listed(self, folder: Node) -> Listing:
+        prefix = folder.base
+        found = dict(self._all(prefix))
+        if found.get(POINTER) is not None:
+            standing = pointer_of(self._store, prefix.rstrip("/"))
+            if standing is not None and not standing.pointer.in_place:
+                prefix = f"{prefix}{DATA}/{standing.pointer.generation}/"
+                found = dict(self._all(prefix))
+            found.pop(POINTER, None)
+        folder.prefix = prefix
+        found.pop(DATA, None)
+        return dict(sorted(found.items()))
+
+    def _all(self, prefix: str) -> Iterator[tuple[str, ObjectInfo | None]]:
+        marker, seen, begin = None, set(), len(prefix)
+        while True:
+            page = self._store.list_page(
+                prefix, marker=marker, recursive=False, limit=self._store.capabilities.page_size
+            )
+            for info in page.objects:
+                name = info.name[begin:].rstrip("/") if info.is_marker else info.name[begin:]
+                if self._is_shown(prefix, name):
+                    yield name, None if info.is_marker else info
+            # After the objects: of a file and a folder of one name, the folder is shown, as it has more in it.
+            for folder in page.folders:
+                if self._is_shown(prefix, folder[begin:]):
+                    yield folder[begin:], None
+            marker = page.marker
+            if marker is None:
+                return
+            if marker in seen:
+                raise IntegrityError(
+                    f"The listing of {self._store.url} below {prefix!r} repeats itself: it has no end."
+                )
+            seen.add(marker)
+
+    def _is_shown(self, prefix: str, name: str) -> bool:
+        """Tell whether a name can be one of a file here; what cannot is not seen, and said once."""
+        if not name:  # the folder's own marker
+            return False
+        if (
+            name in {".", ".."}
+            or "/" in name
+            or "\0" in name
+            or len(name.encode(errors="replace")) > _LONGEST
+        ):
+            if prefix + name not in self._hidden:
+                self._hidden.add(prefix + name)
+                _log.warning("%r is not shown: no file here can have that name.", prefix + name)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_same(one: ObjectInfo | None, other: ObjectInfo | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.etag, one.size, one.asked) == (other.etag, other.size, other.asked)
+
+
+def _folders(listing: Listing) -> Iterator[str]:
+    return (name for name, info in listing.items() if info is None)
+
+
+def _after(names: Iterator[str], name: str) -> Iterator[str]:
+    return (one for one in names if one > name)
