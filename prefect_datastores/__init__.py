@@ -21,7 +21,7 @@ from prefect_datastores.errors import DatastoreError
 from prefect_datastores.estimator import Estimator
 from prefect_datastores.references import DataReference
 from prefect_datastores.stage import stage, staged
-from prefect_datastores.tasks import download, upload
+from prefect_datastores.tasks import download, mount, upload
 
 __all__ = [
     "AccountKey",
@@ -44,6 +44,7 @@ __all__ = [
     "ServicePrincipal",
     "WorkloadIdentity",
     "download",
+    "mount",
     "stage",
     "staged",
     "upload",

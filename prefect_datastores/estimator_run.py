@@ -25,6 +25,7 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
 from prefect_datastores.display import run_log
 from prefect_datastores.estimator_spec import EstimatorSpec, items_of
+from prefect_datastores.mounts import mounts_of
 from prefect_datastores.names import join
 from prefect_datastores.references import DataReference
 from prefect_datastores.scripts.child import run_script, script_environment
@@ -38,7 +39,14 @@ from prefect_datastores.scripts.source import (
 )
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.tasks import as_they_end, cancellation_scope, download, results, upload
+from prefect_datastores.tasks import (
+    as_they_end,
+    cancellation_scope,
+    download,
+    mount,
+    results,
+    upload,
+)
 from prefect_datastores.transfers import as_available, preflight
 
 _VARIABLE = re.compile(
@@ -98,6 +106,7 @@ class EstimatorRun:
         self._downloads = [
             reference for reference in self._references if reference.mode == "download"
         ]
+        self._mounts = [reference for reference in self._references if reference.mode == "mount"]
         self._uploads: list[DataReference] = []
         self._came: dict[str, Stamp] = {}  # what lay with the source where results are to be
 
@@ -105,6 +114,7 @@ class EstimatorRun:
         """Return where the outputs are, or the state of a run that was cancelled from Prefect."""
         with (
             cancellation_scope() as (scope, cancellation),
+            mounts_of(scope),
             _watch(self._id, cancellation) as was_cancelled,
         ):
             try:
@@ -123,12 +133,15 @@ class EstimatorRun:
     def _run(self, scope: str, cancelled: Any) -> dict[str, Any]:
         self._uploads = with_outputs(self._references, self._spec.name, self._id)
         outputs = next(item for item in self._uploads if item.path_on_compute == OUTPUTS)
-        for reference in (*self._downloads, *self._uploads):
+        for reference in (*self._downloads, *self._mounts, *self._uploads):
             preflight(reference, seconds=self._spec.max_run_duration_seconds or 0.0)
         source = self._bring_source(scope)
         futures = {
             reference.name: download.submit(reference, self._place(reference), scope=scope)
             for reference in self._downloads
+        } | {
+            reference.name: mount.submit(reference, self._place(reference), scope=scope)
+            for reference in self._mounts
         }
         paths: dict[str, Path] = results(futures, stops=scope)
         paths |= {reference.name: self._make_upload_place(reference) for reference in self._uploads}
@@ -212,7 +225,7 @@ class EstimatorRun:
     def _variables(self, paths: Mapping[str, Path]) -> dict[str, str]:
         staged = {
             variable: str(paths[reference.name])
-            for reference in (*self._downloads, *self._uploads)
+            for reference in (*self._downloads, *self._mounts, *self._uploads)
             for variable in reference.variables()
         }
         return {"AZUREML_RUN_ID": self._id, **staged, **self._spec.environment_variables}

@@ -12,6 +12,7 @@ from prefect_datastores.datastores.registry import resolve
 from prefect_datastores.references import DataReference
 from prefect_datastores.staging import download
 from prefect_datastores.staging.plan import Overwrite
+from prefect_datastores.staging.published import where
 from prefect_datastores.staging.report import human_bytes, plural
 from prefect_datastores.transfers import as_available, download_request, preflight
 
@@ -20,7 +21,7 @@ from prefect_datastores.transfers import as_available, download_request, preflig
 class PlannedReference:
     """One reference of a plan; what an upload will hold is not known before the script ran."""
 
-    direction: Literal["download", "upload"]
+    direction: Literal["download", "mount", "upload"]
     reference: str
     url: str
     objects: int | None
@@ -37,14 +38,18 @@ class EstimatorPlan:
     free_bytes: int
 
     @property
+    def _downloads(self) -> list[PlannedReference]:
+        return [item for item in self.references if item.direction == "download"]
+
+    @property
     def objects(self) -> int:
         """Objects to be downloaded."""
-        return sum(item.objects or 0 for item in self.references)
+        return sum(item.objects or 0 for item in self._downloads)
 
     @property
     def bytes(self) -> int:
         """Bytes to be downloaded."""
-        return sum(item.bytes or 0 for item in self.references)
+        return sum(item.bytes or 0 for item in self._downloads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -57,7 +62,9 @@ class EstimatorPlan:
         """Give the plan as a few lines to read."""
         lines = []
         for item in self.references:
-            if item.direction == "download":
+            if item.direction == "mount":
+                what = "fetched as it is read"
+            elif item.direction == "download":
                 what = f"{plural(item.objects or 0, 'object')}, {human_bytes(item.bytes or 0)}"
             else:
                 what = f"on {item.when}" if item.when != "always" else "always"
@@ -87,6 +94,13 @@ def _planned(reference: DataReference) -> PlannedReference:
         preflight(reference)
         return PlannedReference(
             "upload", reference.uri, url, None, None, reference.overwrite, reference.when
+        )
+    if reference.mode == "mount":
+        with datastore.open_store(need="read") as store:
+            single = where(store, reference.path_on_datastore)[0]
+        count, size = (1, single.size) if single is not None else (None, None)
+        return PlannedReference(
+            "mount", reference.uri, url, count, size, reference.overwrite, "during"
         )
     request = download_request(reference)
     with datastore.open_store(need="read") as store:

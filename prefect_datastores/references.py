@@ -21,6 +21,7 @@ from prefect_datastores.staging.plan import Overwrite, overwrite_rule
 Mode = Literal["mount", "download", "upload"]
 When = Literal["success", "always", "failure"]
 Publish = Literal["each", "atomic"]
+Consistency = Literal["pinned", "latest"]
 
 
 class DataReference(BaseModel):
@@ -63,6 +64,11 @@ class DataReference(BaseModel):
     )
     fallback: Literal["", "download"] = Field(
         "", title="Fallback", description="What a mount becomes where no mount can be had."
+    )
+    consistency: Consistency = Field(
+        "pinned",
+        title="Consistency",
+        description="Whether a mount shows what it showed first, or what is there now.",
     )
     cache: bool = Field(
         True,
@@ -191,13 +197,33 @@ class DataReference(BaseModel):
             allow_empty=allow_empty,
         )
 
-    def as_mount(self, *, fallback: Literal["", "download"] | None = None) -> DataReference:
-        """Return the reference as data that is mounted while the script runs.
+    def as_mount(
+        self,
+        *,
+        fallback: Literal["", "download"] | None = None,
+        consistency: Consistency = "pinned",
+        cache: bool = True,
+        allow_empty: bool = False,
+    ) -> DataReference:
+        """Return the reference as data that is mounted while the script runs, to be read.
+
+        Nobody who has a file open sees two versions of it, whatever happens to the object.
 
         Args:
             fallback: "download" gives the same paths by downloading where no mount can be had.
+            consistency: "pinned" shows a folder as it was seen first, and a file that was changed
+                since fails with ESTALE; "latest" shows, within a second, what is there now.
+            cache: take what this machine has of an earlier mount, and keep this one for later.
+            allow_empty: accept that nothing is there.
         """
-        return self._copy(mode="mount", path_on_compute="", fallback=fallback or "")
+        return self._copy(
+            mode="mount",
+            path_on_compute="",
+            fallback=fallback or "",
+            consistency=consistency,
+            cache=cache,
+            allow_empty=allow_empty,
+        )
 
     def as_upload(
         self,

@@ -37,6 +37,19 @@ class DatastoresSettings(PrefectBaseSettings):
         default=False,
         description="Give runs the kept files themselves, which nobody may write to, instead of copies.",
     )
+    mounts_root: Path | None = Field(
+        default=None,
+        description="Where runs mount data; below Prefect's home when it is not set. Never below a working directory, "
+        "which Prefect deletes after a run.",
+    )
+    mount_cache_root: Path | None = Field(
+        default=None,
+        description="Where mounts keep what they fetched; below Prefect's home when it is not set.",
+    )
+    mount_cache_gigabytes: float | None = Field(
+        default=None,
+        description="How much of it is kept; 10 GiB or a tenth of the free disk, whichever is less, when it is not set.",
+    )
     megabytes_per_second: float | None = Field(
         default=None,
         gt=0,
@@ -78,6 +91,23 @@ def cache_limits(*, wanted: bool = True) -> CacheLimits | None:
         settings.cache_root or get_current_settings().home / "datastores" / "cache",
         None if settings.cache_gigabytes is None else int(settings.cache_gigabytes * 2**30),
         settings.cache_links,
+    )
+
+
+def mounts_root() -> Path:
+    """Return the folder below which data is mounted; it need not exist."""
+    chosen = DatastoresSettings().mounts_root
+    return chosen or get_current_settings().home / "datastores" / "mounts"
+
+
+def mount_cache() -> CacheLimits:
+    """Return where mounts keep what they fetched, and how much of it."""
+    settings = DatastoresSettings()
+    return CacheLimits(
+        settings.mount_cache_root or get_current_settings().home / "datastores" / "mount-cache",
+        None
+        if settings.mount_cache_gigabytes is None
+        else int(settings.mount_cache_gigabytes * 2**30),
     )
 
 

@@ -18,12 +18,13 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import run_log
-from prefect_datastores.errors import ConfigurationError, NameCollision
+from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCollision
+from prefect_datastores.mounts import Mounts, mounts_of
 from prefect_datastores.references import DataReference, When, check_references
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
-from prefect_datastores.tasks import cancellation_scope, download, results, upload
+from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -64,7 +65,7 @@ class Staged(Mapping[str, Path]):
 
 
 class stage:  # noqa: N801 - used as a statement: `with stage(...)`
-    """Downloads before the block, uploads after it; as `with` and as `async with`.
+    """Downloads and mounts before the block, uploads after it; as `with` and as `async with`.
 
     Entering returns when all data is there, whole. Leaving uploads what the outcome asks for
     (`when`), and raises when anything could not be stored. Inside a flow each download and upload
@@ -106,6 +107,7 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
         self._places: dict[str, Path] = {}
         self._staged: Staged | None = None
         self._scope = ""
+        self._mounts = Mounts()
         self._stop = Cancellation()
 
     def __enter__(self) -> Staged:
@@ -120,6 +122,7 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             root = scratch_root() / "stages" / uuid.uuid4().hex
             exits.callback(shutil.rmtree, root, ignore_errors=True)
             self._scope, _ = exits.enter_context(cancellation_scope(self._stop))
+            self._mounts = exits.enter_context(mounts_of(self._scope))
             self._places = {
                 key: self._place(root, key, reference) for key, reference in ready.items()
             }
@@ -134,7 +137,14 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             downloads = {
                 key: reference for key, reference in ready.items() if reference.mode == "download"
             }
-            calls = {key: (download, (downloads[key], self._places[key])) for key in downloads}
+            calls: dict[str, tuple[Any, tuple[Any, ...]]] = {
+                key: (download, (downloads[key], self._places[key])) for key in downloads
+            }
+            calls |= {
+                key: (mount, (reference, self._places[key]))
+                for key, reference in ready.items()
+                if reference.mode == "mount"
+            }
             fetched = _call_all(calls, self._scope, self._stop, stop_at_fault=True)
             paths = {**{key: self._places[key] for key in uploads}, **fetched}
             self._staged = Staged({key: paths[key] for key in ready}, ready)
@@ -172,6 +182,12 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             else:
                 if self._staged is not None:
                     self._staged.reports.update(reports)
+            try:
+                self._mounts.close()
+            except DatastoreError as fault:
+                if error is None:
+                    raise
+                run_log().error("A mount failed as well: %s", fault)
 
     async def __aenter__(self) -> Staged:
         self._stop = Cancellation()

@@ -17,6 +17,7 @@ from prefect.transactions import Transaction, get_transaction
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
 from prefect_datastores.errors import StageFailed
+from prefect_datastores.mounts import in_scope
 from prefect_datastores.references import DataReference
 from prefect_datastores.result_table import show_table
 from prefect_datastores.slots import transfer_slot
@@ -105,7 +106,7 @@ def download(
     A folder's content is in `target` itself, a file is in it under its own name.
 
     Args:
-        reference: what to fetch; a mount is fetched when it may fall back to that.
+        reference: what to fetch, in whatever mode.
         target: the local folder; None means the reference's `path_on_compute`, or its name, below
             the working directory.
         scope: the cancellation scope that stops it.
@@ -113,7 +114,6 @@ def download(
     Raises:
         ObjectNotFound: nothing is there.
         StageFailed: an object failed; the report in it has a row for each.
-        MountUnavailable: the reference is a mount without fallback.
     """
     wanted = as_reference(reference)
     folder = (
@@ -123,6 +123,33 @@ def download(
     with transfer_slot(stop), _failure_told():
         path, report = fetch(wanted, folder, cancellation=stop, progress=display_for(True))
     _tell(report)
+    return path
+
+
+@task(name="mount", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)
+def mount(
+    reference: DataReference | FileDatastore,
+    link: str | Path | None = None,
+    *,
+    scope: str | None = None,
+) -> Path:
+    """Mount what a reference names and return its local path: the file, or the folder.
+
+    It is there until whoever owns the scope ends it: `stage(...)`, and the Estimator's run, do.
+
+    Args:
+        reference: what to mount, in whatever mode.
+        link: where a symbolic link leads to it; None for none.
+        scope: the scope whose owner unmounts it.
+
+    Raises:
+        MountUnavailable: nothing can be mounted here.
+        MountError: there is no such scope.
+        ObjectNotFound: nothing is there.
+    """
+    wanted, place = as_reference(reference), Path(link) if link is not None else None
+    path = in_scope(scope).add(wanted, place, _cancellation(scope))
+    run_log().info("Mounted %s at %s", wanted.uri, path)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from functools import cache
 from pathlib import Path
 
 from prefect_datastores.datastores.base import FileDatastore
@@ -14,6 +15,7 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
 )
+from prefect_datastores.mounting import device
 from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
 from prefect_datastores.settings import cache_limits, journals_root
@@ -51,12 +53,24 @@ def as_available(reference: DataReference) -> DataReference:
     """
     if reference.mode != "mount":
         return reference
+    reason = _why_not_mounted()
+    if reason is None:
+        return reference
     if reference.fallback == "download":
-        return reference.as_download()
-    raise MountUnavailable(
-        f"{reference.uri!r} is to be mounted, and mounting is not available yet. Use as_download(), or "
-        "as_mount(fallback='download'), which gives the script the same paths."
-    )
+        return as_fetched(reference)
+    raise MountUnavailable(f"{reference.uri!r} is to be mounted, and cannot be: {reason}")
+
+
+@cache
+def _why_not_mounted() -> str | None:
+    return device.probe()
+
+
+def as_fetched(reference: DataReference) -> DataReference:
+    """Return a reference to what is to be mounted as one that is downloaded; any other as it is."""
+    if reference.mode != "mount":
+        return reference
+    return reference.as_download(allow_empty=reference.allow_empty, cache=reference.cache)
 
 
 def download_request(reference: DataReference) -> downloading.DownloadRequest:
@@ -83,10 +97,9 @@ def fetch(
 
     Raises:
         ConfigurationError: the reference is an upload.
-        MountUnavailable: it is a mount without fallback.
         DatastoreError: as `staging.download.download` says.
     """
-    wanted = as_available(reference)
+    wanted = as_fetched(reference)
     if wanted.mode == "upload":
         raise ConfigurationError(f"{wanted.uri!r} is to be uploaded; it cannot be downloaded.")
     cancellation = cancellation or Cancellation()

@@ -16,9 +16,9 @@ LAYERS = [
     {"errors", "redaction", "names", "files", "renames", "workspaces"},
     {"stores"},
     {"staging"},
-    {"scripts", "testing", "filesystems"},
+    {"scripts", "testing", "filesystems", "mounting"},
     {"references", "datastores", "display", "settings", "slots", "result_table"},
-    {"tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
+    {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},
 ]
@@ -31,7 +31,7 @@ PUBLIC = {
     *("AnyDatastore", "AzureBlobDatastore", "AzureFileDatastore", "LocalDatastore", "Datastore"),
     "AzureDataLakeGen2Datastore",
     *("DataReference", "DatastoreError", "Estimator"),
-    *("stage", "staged", "download", "upload"),
+    *("stage", "staged", "download", "mount", "upload"),
 }
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

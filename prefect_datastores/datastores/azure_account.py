@@ -22,7 +22,11 @@ from prefect_datastores.datastores.auth import (
     not_prefilled,
 )
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.datastores.credentials import sas_token_of, store_arguments
+from prefect_datastores.datastores.credentials import (
+    portable_arguments,
+    sas_token_of,
+    store_arguments,
+)
 from prefect_datastores.datastores.opened import blob_filesystem
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
@@ -228,6 +232,10 @@ class AzureAccountDatastore(FileDatastore, ABC):
     def _opened_by(self) -> tuple[str, str, AzureAuth, str]:
         """Return what a file system of the account is opened by."""
         return self.account_url, self.account_name, self.auth, self.endpoint
+
+    def _signs(self) -> dict[str, Any]:
+        """Return the same for another process."""
+        return {"account_name": self.account_name, **portable_arguments(self.auth, self.endpoint)}
 
     def _signed_in(self) -> dict[str, Any]:
         """Return the arguments by which a store of this account signs in."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -68,6 +70,10 @@ class AzureBlobDatastore(AzureAccountDatastore):
     def url(self) -> str:
         """Where the container is."""
         return f"{self.account_url}/{self.container_name}"
+
+    def store_maker(self) -> Callable[[], ObjectStore]:
+        """Return what opens the container in another process."""
+        return partial(BlobStore, self.account_url, self.container_name, **self._signs())
 
     def _connect(self) -> ObjectStore:
         return BlobStore(self.account_url, self.container_name, **self._signed_in())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -85,6 +87,16 @@ class AzureDataLakeGen2Datastore(AzureAccountDatastore):
 
     def _addresses(self) -> tuple[str, ...]:
         return (self.account_url, self.dfs_url)
+
+    def store_maker(self) -> Callable[[], ObjectStore]:
+        """Return what opens the filesystem in another process."""
+        return partial(
+            DataLakeStore,
+            self.account_url,
+            self.container_name,
+            dfs_url=self.dfs_url,
+            **self._signs(),
+        )
 
     def _connect(self) -> ObjectStore:
         return DataLakeStore(

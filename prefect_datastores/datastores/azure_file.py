@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -77,6 +79,16 @@ class AzureFileDatastore(AzureAccountDatastore):
     def url(self) -> str:
         """Where the share is."""
         return f"{self.account_url}/{self.file_share_name}"
+
+    def store_maker(self) -> Callable[[], ObjectStore]:
+        """Return what opens the share in another process."""
+        return partial(
+            ShareStore,
+            self.account_url,
+            self.file_share_name,
+            allow_trailing_dots=self.allow_trailing_dots,
+            **self._signs(),
+        )
 
     def _connect(self) -> ObjectStore:
         return ShareStore(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from prefect_datastores.datastores.check import Check, check_store
 from prefect_datastores.datastores.dispatch import either_way
 from prefect_datastores.display import display_for, retry_teller
-from prefect_datastores.errors import ConfigurationError, ObjectNotFound
+from prefect_datastores.errors import ConfigurationError, MountUnavailable, ObjectNotFound
 from prefect_datastores.names import (
     ObjectName,
     datastore_name,
@@ -24,7 +24,13 @@ from prefect_datastores.names import (
     globs,
     normal_path,
 )
-from prefect_datastores.references import DataReference, Publish, When, checked_reference
+from prefect_datastores.references import (
+    Consistency,
+    DataReference,
+    Publish,
+    When,
+    checked_reference,
+)
 from prefect_datastores.settings import cache_limits, journals_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -55,6 +61,14 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     @abstractmethod
     def _connect(self) -> ObjectStore:
         """Return the store, as it is, without retry."""
+
+    def store_maker(self) -> Callable[[], ObjectStore]:
+        """Return what makes the store in another process: it can be pickled, and a secret is in it.
+
+        Raises:
+            MountUnavailable: this kind of datastore can be opened in its own process alone.
+        """
+        raise MountUnavailable(f"{self.url} cannot be mounted: another process cannot open it.")
 
     @property
     @abstractmethod
@@ -160,9 +174,14 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             reference._unregistered = self  # noqa: SLF001 - the block and its values are one thing
         return reference
 
-    def as_mount(self, *, fallback: Literal["", "download"] | None = None) -> DataReference:
+    def as_mount(
+        self,
+        *,
+        fallback: Literal["", "download"] | None = None,
+        consistency: Consistency = "pinned",
+    ) -> DataReference:
         """Return a reference to all of the datastore, mounted while the script runs."""
-        return self.path().as_mount(fallback=fallback)
+        return self.path().as_mount(fallback=fallback, consistency=consistency)
 
     def as_download(
         self,

@@ -66,6 +66,15 @@ def store_arguments(auth: AzureAuth, endpoint: str = "") -> dict[str, Any]:
     return {} if isinstance(auth, Anonymous) else {"token": token_credential(auth, endpoint)}
 
 
+def portable_arguments(auth: AzureAuth, endpoint: str = "") -> dict[str, Any]:
+    """Return the same for another process; a secret is in it.
+
+    Raises:
+        ConfigurationError: the way to sign in cannot be used as it is.
+    """
+    return {"token": BlockCredential(auth, endpoint)} if by_token(auth) else store_arguments(auth)
+
+
 def sas_token_of(auth: AzureAuth) -> str:
     """Return the shared access signature that opens the account, "" where something else does."""
     if isinstance(auth, SasToken):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,6 +60,10 @@ class LocalDatastore(FileDatastore):
     def url(self) -> str:
         """The folder, as a URL."""
         return LocalStore(Path(self.root)).url
+
+    def store_maker(self) -> Callable[[], ObjectStore]:
+        """Return what opens the folder in another process."""
+        return partial(LocalStore, Path(self.root))
 
     def _connect(self) -> ObjectStore:
         return LocalStore(Path(self.root))

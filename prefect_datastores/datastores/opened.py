@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect_datastores.datastores.auth import Anonymous, AzureAuth
-from prefect_datastores.datastores.credentials import BlockCredential, by_token, store_arguments
+from prefect_datastores.datastores.credentials import portable_arguments
 from prefect_datastores.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def blob_filesystem(url: str, account: str, auth: AzureAuth, endpoint: str, **op
             f"The file system of blobs is adlfs, which is missing here ({error}): pip install "
             "'prefect-datastores[adlfs]'."
         ) from None
-    signs = {"account_key": None, "sas_token": None, "token": None, **_signs(auth, endpoint)}
+    signs = {"account_key": None, "sas_token": None, "token": None}
+    signs |= portable_arguments(auth, endpoint)
     return ConfiguredBlobFileSystem(
         account_name=account, account_url=url, skip_instance_cache=True, **signs, **options
     )
@@ -41,7 +42,7 @@ def share_filesystem(
         raise ConfigurationError(
             "Azure Files lets nobody in without signing in: choose another way."
         )
-    signs = _signs(auth, endpoint)
+    signs = portable_arguments(auth, endpoint)
     given = {
         "credential": signs.pop("token", None),
         "skip_instance_cache": True,
@@ -49,9 +50,3 @@ def share_filesystem(
         **options,
     }
     return AzureFileShareFileSystem(account_name=account, account_url=url, **given)
-
-
-def _signs(auth: AzureAuth, endpoint: str) -> dict[str, Any]:
-    if by_token(auth):
-        return {"token": BlockCredential(auth, endpoint)}
-    return store_arguments(auth, endpoint)

@@ -22,6 +22,7 @@ from prefect_datastores.mounting.space import Space
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.mounting.talk import (
     Failed,
+    MakeStore,
     Ready,
     Renew,
     Tell,
@@ -36,6 +37,7 @@ from prefect_datastores.names import folder_prefix
 from prefect_datastores.redaction import scrub
 from prefect_datastores.staging.published import where
 from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.limit import Rates, allowance_of
 from prefect_datastores.stores.retry import RetryPolicy, patient
 
 _log = logging.getLogger("prefect_datastores.mounting")
@@ -104,14 +106,14 @@ class _Mount:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: os.write(self._woken, b"."))
         wanted = self._wanted
-        store = Exchangeable(_opened(wanted.make))
+        store = Exchangeable(_opened(wanted.make, wanted.rates))
         place = _place(store, wanted)
-        tree = Tree(store, place, wanted.consistency)
+        tree = Tree(store, place, wanted.consistency, statistics=self._statistics)
         contents = Contents(store, _space(wanted), self._statistics)
         operations = Operations(tree, contents, self._statistics)
         fd, grace = device.mount(wanted.point, source=wanted.title), 0.0
         try:
-            lease.write(wanted.lease, lease.mine(wanted.title))
+            lease.write(wanted.lease, lease.mine(wanted.title, wanted.point))
             session = Session(fd, operations)
             serving = threading.Thread(
                 target=self._serve, args=(session,), name="pds-mount", daemon=True
@@ -160,7 +162,7 @@ class _Mount:
             if isinstance(said, Unmount):
                 return said.grace
             if isinstance(said, Renew):
-                store.exchange(_opened(said.make))
+                store.exchange(_opened(said.make, self._wanted.rates))
             if isinstance(said, Tell):
                 send(self._writing, Told(self._statistics.to_dict()))
 
@@ -174,10 +176,11 @@ class _Mount:
             time.sleep(0.05)
 
 
-def _opened(make: Callable[[], ObjectStore]) -> ObjectStore:
+def _opened(make: MakeStore, rates: Rates) -> ObjectStore:
     return patient(
         make(),
         _PATIENT,
+        allowance=None if rates == Rates() else allowance_of(rates),
         tell=lambda retry: _log.warning("Try %d of %s: %s", retry.attempt, retry.what, retry.error),
     )
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -166,16 +167,15 @@ class Contents:
         def part(content: memoryview | bytes | DatastoreError) -> None:
             if not isinstance(content, DatastoreError):
                 content = memoryview(content)[offset : offset + size]
-                self._statistics.served(len(content))
             answer(content)
 
         key = key_of(self._store.url, opened.info)
         content = self._smalls.get(key)
         if content is not None:
-            self._statistics.hit()
+            self._statistics.hit(min(size, len(content) - offset))
             part(content)
             return
-        self._statistics.missed()
+        answer = self._counted(answer)
         self._want_small(opened.info, part, key)
 
     def _want_small(
@@ -206,21 +206,22 @@ class Contents:
             self._wait_for(version, _Waiting(offset, size, self._counted(answer)), first, last)
         self._ahead(version, opened.pattern.wanted(offset, size))
         if content is not None:
-            self._statistics.hit()
-            self._statistics.served(len(content))
+            self._statistics.hit(len(content))
             answer(content)
 
     def _counted(self, answer: Answer) -> Answer:
+        """Count a read that has to wait, for how long it does, and what it gets."""
+        began = time.monotonic()
+
         def counted(content: memoryview | bytes | DatastoreError) -> None:
-            if not isinstance(content, DatastoreError):
-                self._statistics.served(len(content))
+            size = 0 if isinstance(content, DatastoreError) else len(content)
+            self._statistics.missed(size, time.monotonic() - began)
             answer(content)
 
         return counted
 
     def _wait_for(self, version: Version, waiting: _Waiting, first: int, last: int) -> None:
         """Have the blocks that a read lacks fetched, each once for all who lack it."""
-        self._statistics.missed()
         lacking: list[int] = []
         with version.lock:
             fault = version.fault

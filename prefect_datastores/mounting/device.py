@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from prefect_datastores.errors import MountError, MountUnavailable
@@ -47,6 +48,24 @@ def fault() -> str | None:
             "this user may not mount, and `fusermount3`, which mounts for users, is not installed. Debian and "
             "Ubuntu: `apt-get install fuse3`. In Docker as root: `--cap-add SYS_ADMIN`."
         )
+    return None
+
+
+def probe() -> str | None:
+    """Say the same after trying it: some containers have the device and the right, and forbid the call."""
+    reason = fault()
+    if reason is not None:
+        return reason
+    with tempfile.TemporaryDirectory(prefix="pds-probe-") as folder:
+        point = Path(folder).resolve() / "mnt"
+        point.mkdir()
+        try:
+            os.close(mount(point, source="probe"))
+        except MountUnavailable as error:
+            return str(error)
+        finally:
+            with contextlib.suppress(MountError):
+                unmount(point, detach=True)
     return None
 
 

@@ -31,6 +31,8 @@ class Lease:
     """When the kernel says that the process began, in ticks since the machine did."""
     boot: str
     title: str
+    point: str
+    """Where it is mounted."""
     since: float
 
     def is_held(self) -> bool:
@@ -38,9 +40,9 @@ class Lease:
         return self.boot == boot_id() and started(self.pid) == self.started
 
 
-def mine(title: str) -> Lease:
+def mine(title: str, point: Path) -> Lease:
     """Return the lease of this process."""
-    return Lease(os.getpid(), started(os.getpid()), boot_id(), title, time.time())
+    return Lease(os.getpid(), started(os.getpid()), boot_id(), title, str(point), time.time())
 
 
 def boot_id() -> str:
@@ -88,7 +90,7 @@ class Found:
     @property
     def point(self) -> Path:
         """Where it is mounted."""
-        return self.folder / POINT
+        return Path(self.lease.point) if self.lease is not None else self.folder / POINT
 
     @property
     def is_left(self) -> bool:
@@ -128,8 +130,9 @@ def remove(folder: Path) -> None:
     Raises:
         MountError, OSError: it is still mounted.
     """
-    point = folder / POINT
-    device.unmount(point, detach=True)
+    inside = folder / POINT
+    for point in {Found(folder, read(folder / LEASE)).point, inside}:
+        device.unmount(point, detach=True)
     with contextlib.suppress(FileNotFoundError):
-        point.rmdir()  # of a mount that is still there this fails, before anything else is removed
+        inside.rmdir()  # of a mount that is still there this fails, before anything else is removed
     shutil.rmtree(folder, ignore_errors=True)

@@ -177,8 +177,14 @@ class Mount:
         raise MountError(f"The process that was to mount {self._wanted.title} ended:\n  {tail}")
 
 
-def mount(wanted: Wanted, root: Path, *, stop: Callable[[], None] = lambda: None) -> Mount:
-    """Return what is mounted, below a root that all mounts of this user share.
+def mount(
+    wanted: Wanted,
+    root: Path,
+    *,
+    at: Path | None = None,
+    stop: Callable[[], None] = lambda: None,
+) -> Mount:
+    """Return what is mounted, below a root that all mounts of this user share, or at an empty folder.
 
     `wanted` has no place yet. What killed mounts left below the root is removed before.
 
@@ -191,8 +197,8 @@ def mount(wanted: Wanted, root: Path, *, stop: Callable[[], None] = lambda: None
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     lease.clean(root)
     folder = root.resolve() / secrets.token_hex(6)
-    point = folder / lease.POINT
-    point.mkdir(parents=True, mode=0o700)
+    (folder / lease.POINT).mkdir(parents=True, mode=0o700)
+    point = folder / lease.POINT if at is None else at.resolve()
     placed = replace(wanted, point=point, lease=folder / lease.LEASE, environment=dict(os.environ))
     with (folder / lease.LOG).open("xb") as log:
         process = subprocess.Popen(

@@ -265,7 +265,9 @@ class Session:
     def _make_backing(self, node: Node, version: Version) -> _Backing | None:
         asked = bytearray(kernel.BACKING_MAP.pack(version.blocks.fd, 0, 0))
         try:
-            number = fcntl.ioctl(self._fd, kernel.BACKING_OPEN, asked)  # an int, as it may be written to
+            number = fcntl.ioctl(
+                self._fd, kernel.BACKING_OPEN, asked
+            )  # an int, as it may be written to
         except OSError as error:
             self.passes_through = False
             _log.info("Files are not handed to the kernel: %s", error.strerror)

@@ -18,6 +18,8 @@ class Numbers:
     reads: int = 0
     hits: int = 0
     """Reads that were answered from what was here."""
+    milliseconds_waited: int = 0
+    """By readers, in all, for what was not here."""
     errors: int = 0
     opened: int = 0
     files_opened: int = 0
@@ -40,21 +42,19 @@ class Statistics:
             self._numbers.requests += 1
             self._numbers.bytes_fetched += size
 
-    def served(self, size: int) -> None:
-        """Count bytes that were read."""
-        with self._lock:
-            self._numbers.bytes_served += size
-
-    def hit(self) -> None:
+    def hit(self, size: int) -> None:
         """Count a read that was answered at once."""
         with self._lock:
             self._numbers.reads += 1
             self._numbers.hits += 1
+            self._numbers.bytes_served += size
 
-    def missed(self) -> None:
-        """Count a read that had to wait."""
+    def missed(self, size: int, seconds: float) -> None:
+        """Count a read that had to wait, and for how long it did."""
         with self._lock:
             self._numbers.reads += 1
+            self._numbers.bytes_served += size
+            self._numbers.milliseconds_waited += round(seconds * 1000)
 
     def failed(self) -> None:
         """Count a fault."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect_datastores.mounting.tree import Consistency
 from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.limit import Rates
 
 _LENGTH = struct.Struct("<Q")
 MakeStore = Callable[[], ObjectStore]
@@ -25,15 +26,16 @@ class Wanted:
     make: MakeStore = field(repr=False)
     path: str
     """A folder or an object of the datastore; "" is all of it."""
-    point: Path
-    """An empty folder."""
-    lease: Path
     title: str
     """What people see in a list of mounts."""
+    point: Path = Path()
+    """An empty folder."""
+    lease: Path = Path()
     consistency: Consistency = "pinned"
     cache_root: Path | None = None
     cache_bytes: int | None = None
     allow_empty: bool = False
+    rates: Rates = field(default_factory=Rates)
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Literal
 
 from prefect_datastores.errors import IntegrityError, ObjectNotFound
+from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.generations import DATA, POINTER
 from prefect_datastores.staging.published import pointer_of
@@ -23,6 +24,7 @@ from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 _log = logging.getLogger("prefect_datastores.mounting")
 Consistency = Literal["pinned", "latest"]
+"""Whether what was seen once stays as it was, or what is there now is shown within a second."""
 
 ROOT = 1
 FRESH_SECONDS = 1.0
@@ -72,6 +74,7 @@ class Tree:
         place: Place,
         consistency: Consistency = "pinned",
         *,
+        statistics: Statistics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask for nothing yet."""
@@ -83,10 +86,12 @@ class Tree:
         self._by_name: dict[tuple[int, str], Node] = {}
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="pds-mount-list")
         self._hidden: set[str] = set()
+        self._statistics = statistics or Statistics()
         if place.single is not None:
             listing: Future[Listing] = Future()
             listing.set_result({place.single.name.rpartition("/")[2]: place.single})
             self.root.listing, self.root.listed = listing, float("inf")
+            self._statistics.listed(1, place.single.size)
 
     @property
     def is_pinned(self) -> bool:
@@ -189,8 +194,8 @@ class Tree:
         with self._lock:
             asked = folder.listing
             if asked is None or (not self.is_pinned and asked.done() and self._is_old(folder)):
-                asked = folder.listing = self._threads.submit(self._listed, folder)
-                folder.listed = self._clock()
+                is_first, folder.listed = not folder.listed, self._clock()
+                asked = folder.listing = self._threads.submit(self._listed, folder, is_first)
             return asked
 
     def _is_old(self, folder: Node) -> bool:
@@ -203,7 +208,7 @@ class Tree:
             return None
         return now._replace(name=info.name, stored_as=info.stored_as)
 
-    def _listed(self, folder: Node) -> Listing:
+    def _listed(self, folder: Node, is_first: bool) -> Listing:
         prefix = folder.base
         found = dict(self._all(prefix))
         if found.get(POINTER) is not None:
@@ -214,6 +219,9 @@ class Tree:
             found.pop(POINTER, None)
         folder.prefix = prefix
         found.pop(DATA, None)
+        if is_first:
+            files = [info for info in found.values() if info is not None]
+            self._statistics.listed(len(files), sum(info.size for info in files))
         return dict(sorted(found.items()))
 
     def _all(self, prefix: str) -> Iterator[tuple[str, ObjectInfo | None]]:

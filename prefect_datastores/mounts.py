@@ -1,0 +1,186 @@
+"""Mounts of a run: begun for its references, and gone when the run is over, with a word on what was read."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+
+from prefect_datastores.datastores.base import FileDatastore
+from prefect_datastores.datastores.registry import Datastore, resolve
+from prefect_datastores.display import run_log
+from prefect_datastores.errors import DatastoreError, MountError
+from prefect_datastores.mounting.advice import summary, table
+from prefect_datastores.mounting.mount import Mount, mount
+from prefect_datastores.mounting.talk import Wanted
+from prefect_datastores.redaction import scrub
+from prefect_datastores.references import DataReference
+from prefect_datastores.settings import mount_cache, mounts_root, rates
+from prefect_datastores.staging.cancellation import Cancellation
+
+_RENEW_SECONDS = 60.0
+
+
+def mounted(reference: DataReference, stop: Cancellation | None = None) -> Mount:
+    """Return a reference's place, mounted; whoever asked for it unmounts it.
+
+    Raises:
+        MountUnavailable: nothing can be mounted here.
+        ObjectNotFound: nothing is there, and that is not allowed.
+        DatastoreError: it cannot be opened.
+    """
+    datastore = resolve(reference)
+    datastore.check_credential("read")
+    cache = mount_cache() if reference.cache else None
+    wanted = Wanted(
+        make=datastore.store_maker(),
+        path=reference.path_on_datastore,
+        title=reference.uri,
+        consistency=reference.consistency,
+        cache_root=cache.root if cache else None,
+        cache_bytes=cache.most if cache else None,
+        allow_empty=reference.allow_empty,
+        rates=rates(),
+    )
+    return mount(wanted, mounts_root(), stop=(stop or Cancellation()).check)
+
+
+@dataclass
+class _Held:
+    """One mount of a scope."""
+
+    reference: DataReference
+    mount: Mount
+    link: Path | None
+
+
+class Mounts:
+    """The mounts of one scope, which its owner ends; used by many threads."""
+
+    def __init__(self) -> None:
+        """Mount nothing yet."""
+        self._lock, self._held = threading.Lock(), list[_Held]()
+        self._over = threading.Event()
+        self._renewing: threading.Thread | None = None
+
+    def add(self, reference: DataReference, link: Path | None, stop: Cancellation) -> Path:
+        """Mount a reference and return its path; with `link`, a link there leads to it.
+
+        Raises:
+            DatastoreError: as `mounted` says.
+        """
+        made = mounted(reference, stop)
+        try:
+            if link is not None:
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(made.path)
+        except BaseException:
+            made.unmount(0.0)
+            raise
+        with self._lock:
+            self._held.append(_Held(reference, made, link))
+            if self._renewing is None:
+                self._renewing = threading.Thread(
+                    target=self._renew, name="pds-mounts-renew", daemon=True
+                )
+                self._renewing.start()
+        return link or made.path
+
+    def close(self) -> None:
+        """Unmount all, and say what was read.
+
+        Raises:
+            MountError: one was gone before its time; the others are unmounted all the same.
+        """
+        self._over.set()
+        if self._renewing is not None:
+            self._renewing.join()
+        with self._lock:
+            held, self._held = self._held, []
+        fault: DatastoreError | None = None
+        for one in reversed(held):
+            try:
+                _tell(one.reference, one.mount.unmount())
+            except DatastoreError as error:
+                fault = fault or error
+            if one.link is not None:
+                with contextlib.suppress(OSError):
+                    one.link.unlink()
+        if fault is not None:
+            raise fault
+
+    def _renew(self) -> None:
+        """Hand on a credential that somebody registered anew, so that a mount of days outlives the one before."""
+        known = {id(one): _block_of(one.reference) for one in self._held}
+        while not self._over.wait(_RENEW_SECONDS):
+            with self._lock:
+                held = list(self._held)
+            for one in held:
+                with contextlib.suppress(Exception):  # a server that is away now says it later
+                    now = Datastore.get(one.reference.datastore)
+                    before = known.get(id(one))
+                    known[id(one)] = now
+                    if before is not None and now != before:
+                        one.mount.renew(now.store_maker())
+
+
+def _block_of(reference: DataReference) -> FileDatastore | None:
+    return None if reference._unregistered is not None else resolve(reference)  # noqa: SLF001 - one thing
+
+
+_scopes: dict[str, Mounts] = {}
+
+
+@contextlib.contextmanager
+def mounts_of(scope: str) -> Iterator[Mounts]:
+    """Own what is mounted in a scope: it is gone when the block ends, however that is.
+
+    The fault of a mount is raised unless the block fails already.
+    """
+    made = _scopes[scope] = Mounts()
+    try:
+        yield made
+    except BaseException:
+        _scopes.pop(scope, None)
+        _close_quietly(made)
+        raise
+    _scopes.pop(scope, None)
+    made.close()
+
+
+def _close_quietly(made: Mounts) -> None:
+    try:
+        made.close()
+    except DatastoreError as fault:
+        run_log().error("A mount failed as well: %s", fault)
+
+
+def in_scope(scope: str | None) -> Mounts:
+    """Return the mounts of a scope.
+
+    Raises:
+        MountError: nobody here owns such a scope, so that nobody would unmount.
+    """
+    found = _scopes.get(scope or "")
+    if found is None:
+        raise MountError(
+            "Nobody would end this mount: use `with stage(data=reference.as_mount())`, or an Estimator."
+        )
+    return found
+
+
+def _tell(reference: DataReference, numbers: dict[str, int]) -> None:
+    run_log().info("%s: %s", reference.uri, summary(numbers))
+    if not (TaskRunContext.get() or FlowRunContext.get()):
+        return
+    make: Callable[..., Any] = create_markdown_artifact
+    try:
+        make(markdown=scrub(f"Mounted `{reference.uri}`\n\n{table(numbers)}"), _sync=True)
+    except Exception as error:  # noqa: BLE001 - whatever the server's trouble is
+        run_log().debug("The numbers of a mount could not be shown: %s", error)
