@@ -41,7 +41,7 @@ class DataLakeWriting(BlobWriting):
         self._over: Mapping[str, str] = {}
         self._aside: ObjectInfo | None = None
         self._access: Mapping[str, str] | None = None
-        self._keeps_access = False
+        self._keeps_access = self._has_access = False
 
     def give_access(self, access: Mapping[str, str], *, is_kept: bool) -> None:
         """Have the file appear with an access control; it `is_kept` where it is that of what is replaced.
@@ -71,10 +71,10 @@ class DataLakeWriting(BlobWriting):
         if self._target is None:
             return super().commit(digest)
         if self._aside is None:
-            aside = self._committed_aside(digest)
-            if self._access is not None:
-                self._store.give_access(self._name, self._access_now())
-            self._aside = aside
+            self._aside = self._committed_aside(digest)
+        if self._access is not None and not self._has_access:
+            self._store.give_access(self._name, self._access_now())
+            self._has_access = True
         return self._store.put_in_place(self._aside, self._target, self._over)
 
     def _access_now(self) -> Mapping[str, str]:

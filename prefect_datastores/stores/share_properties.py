@@ -57,7 +57,7 @@ def checked(properties: Mapping[str, str], where: str) -> dict[str, str]:
         TransferError: they cannot.
     """
     found = dict(properties)
-    flags = found.get("attributes", "None").split(" | ")
+    flags = (flag.strip(" ") for flag in found.get("attributes", "None").split("|"))
     descriptor = found.get("permission", "D:")
     if (
         not found.keys() <= {"attributes", "created", "permission"}

@@ -88,6 +88,9 @@ def set_access_control(asked: Asked) -> Answer:
     owner, group = check_name(call.header("x-ms-owner")), check_name(call.header("x-ms-group"))
     if (permissions and acl) or not (permissions or acl or owner or group):
         raise Refusal("InvalidHeaderValue", "either permissions or an access control list")
+    for rights, is_asked in (("p", permissions or acl), ("o", owner or group)):
+        if is_asked:
+            asked.rights.require(rights, "o", by_container=True)
     changed = node.access
     if permissions:
         changed = changed.with_permissions(permissions)
