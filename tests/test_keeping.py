@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.credentials import AccessToken
 from azure.storage.blob import generate_container_sas
 from azure.storage.fileshare import generate_share_sas
 from click.testing import CliRunner
 from pydantic import SecretStr
 from servers import sandbox
 from servers.azure_files import AzureFiles
-from servers.data_lake import DataLake
+from servers.data_lake import TOKEN, DataLake
 from servers.faults import Fault, FaultyProxy, faulty
 from servers.prefect_server import PrefectServer
 from small_stores import PART, SmallDataLakeStore, SmallShareStore, make_tree, tree
@@ -30,6 +31,7 @@ from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
     DatastoreError,
+    IntegrityError,
     ObjectExists,
     SourceChanged,
     StageFailed,
@@ -52,6 +54,7 @@ from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.testing import content_of, get, md5_of, names_below, parts_of, put
+from prefect_datastores.transfers import preflight
 
 ATTRIBUTE = "user.prefect_datastores.properties"
 AT_ONCE = RetryPolicy(tries=3, first_pause=0.0, longest_pause=0.0)
@@ -461,6 +464,44 @@ def test_what_a_sas_lacks_for_access_control_is_named(
     assert [info for info in page.objects if not info.is_marker] == []
 
 
+class Token:
+    """A credential whose token the server takes."""
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        return AccessToken(TOKEN, 2**40)
+
+
+def test_the_role_that_sets_access_control_is_named(data_lake: DataLake, filesystem: str) -> None:
+    code = {"x-ms-error-code": "AuthorizationPermissionMismatch"}
+    fault = Fault("setAccessControl", "answer", status=403, headers=code)
+    with faulty(data_lake.host, data_lake.dfs_port, fault) as dfs:
+        url = f"http://127.0.0.1:{dfs.port}/{data_lake.account}"
+        with closing(
+            SmallDataLakeStore(data_lake.blob_url, filesystem, dfs_url=url, token=Token())
+        ) as store:
+            with pytest.raises(AccessDenied, match="'Storage Blob Data Owner'"):
+                put_with(store, "a", b"x", Extras(properties=OF_LAKE))
+
+
+def test_a_permission_that_cannot_be_read_is_an_error(
+    azure_files: AzureFiles, share: str, share_store: SmallShareStore
+) -> None:
+    """Never one that nobody has, and no key that is none."""
+    long = {"permission": f"O:BAG:SYD:{'(A;;FR;;;WD)' * 800}"}
+    put_with(share_store, "a", b"x", Extras())
+    with faulty(azure_files.host, azure_files.port) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/{azure_files.account}"
+        with closing(SmallShareStore(url, share, account_key=azure_files.key)) as store:
+            for body in (b"", b"[]", b'{"permission": 1}', b"<html/>"):
+                proxy.fail_by(Fault("GET .*filepermission", "answer", status=200, body=body))
+                with pytest.raises(IntegrityError, match="cannot be read"):
+                    of(store, "a")
+            proxy.fail_by(Fault("PUT .*filepermission", "answer", status=201))
+            with pytest.raises(IntegrityError, match="told no key"):
+                put_with(store, "b", b"x", Extras(properties=long))
+    assert names_below(share_store) == ["a"]
+
+
 def test_what_a_sas_of_a_share_lacks_is_named(
     azure_files: AzureFiles, share: str, share_store: SmallShareStore, tmp_path: Path
 ) -> None:
@@ -745,5 +786,9 @@ def test_the_command_line_keeps_what_is_asked_for(
         for command in (["upload", str(source), name], ["download", name, str(tmp_path / "got")]):
             code, said = run(*command, "--keep-properties")
             assert (code, "Nothing was moved" in said) == (2, True)
+        place = Datastore.get(name).path()
+        preflight(place.as_upload(keep_times=True))
+        with pytest.raises(ConfigurationError, match="keep_properties"):
+            preflight(place.as_upload(keep_properties=True))
     finally:
         Datastore.unregister(name)

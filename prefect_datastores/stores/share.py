@@ -291,7 +291,11 @@ class ShareStore:
             body = json.dumps({"permission": headers.pop(PERMISSION)}).encode()
             given = {"Content-Type": "application/json"}
             told = self.service.request("PUT", "", _PERMISSION, given, body).headers
-            headers[PERMISSION_KEY] = told.get(PERMISSION_KEY, "")
+            if not told.get(PERMISSION_KEY):
+                raise IntegrityError(
+                    f"{self.url} took a permission and told no key of it; does a proxy drop headers?"
+                )
+            headers[PERMISSION_KEY] = told[PERMISSION_KEY]
         return headers
 
     def begin_growing(
