@@ -128,7 +128,7 @@ def through(
 def put_with(
     store: ObjectStore, name: str, content: bytes, extras: Extras, **conditions: Any
 ) -> ObjectInfo:
-    """Store an object that is given something beside its content."""
+    """Store an object that is given something beside its content; nothing is left of one that fails."""
     writing = store.begin_write(ObjectName(name), len(content), extras=extras, **conditions)
     try:
         for part in parts_of(store, content):

@@ -35,8 +35,8 @@ def checked(properties: Mapping[str, str], where: str) -> dict[str, str]:
     found = dict(properties)
     if not all(name in _SHAPES and _SHAPES[name].fullmatch(text) for name, text in found.items()):
         raise TransferError(
-            f"The access control for {where} is none that a file of a data lake can have; it was not used. "
-            "Download it once more with keep_properties=True, or leave keep_properties out."
+            f"The access control for {where} is none that a file of a data lake can have; it was not used. Leave "
+            "keep_properties out, or, where a local file has it, download it once more with keep_properties=True."
         )
     return found
 

@@ -67,8 +67,8 @@ def checked(properties: Mapping[str, str], where: str) -> dict[str, str]:
         or len(descriptor) > _LONGEST_DESCRIPTOR
     ):
         raise TransferError(
-            f"The properties for {where} are none that a file of a share can have; they were not used. Download it "
-            "once more with keep_properties=True, or leave keep_properties out."
+            f"The properties for {where} are none that a file of a share can have; they were not used. Leave "
+            "keep_properties out, or, where a local file has them, download it once more with keep_properties=True."
         )
     return found
 

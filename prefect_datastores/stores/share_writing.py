@@ -102,8 +102,8 @@ class ShareWriting:
         return self._store.info_of(self._name, told, str(self._size), digest)
 
     def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
-        before, self._renamed = self._renamed, True
         replace, given = self._given()
+        before, self._renamed = self._renamed, True
         try:
             return self._store.rename(file, self._name, replace=replace, given=given).headers
         except (ObjectNotFound, ObjectExists, TransferError) as error:
