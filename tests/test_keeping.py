@@ -402,6 +402,23 @@ def test_what_got_other_properties_meanwhile_keeps_those(
     assert (get(kept.store, "a"), of(kept.store, "a")) == (content, changed)
 
 
+def test_what_came_meanwhile_keeps_its_properties(
+    kept: Kept, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Where nothing was to be replaced, and something is at the last moment, its properties are looked at first."""
+    source = make_tree(tmp_path / "source", {"a": b"new"})
+
+    def come() -> None:
+        put_with(kept.store, "a", b"somebody else's", Extras(properties=kept.properties))
+
+    with through(kept, request) as (store, proxies):
+        for proxy in proxies:
+            proxy.fail_by(Fault(r"PUT \S+/a(\?|$)", "pass", meanwhile=come))
+        sent(store, source, keep=PROPERTIES)
+        assert sum(proxy.count(r"PUT \S+/a(\?|$)") for proxy in proxies) == 2
+    assert (get(kept.store, "a"), of(kept.store, "a")) == (b"new", kept.properties)
+
+
 def test_a_file_that_is_marked_read_only_is_not_replaced(
     azure_files: AzureFiles, share: str, share_store: SmallShareStore, tmp_path: Path
 ) -> None:
