@@ -116,6 +116,29 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         with closing(store), stop.calling(store.interrupt):
             yield store
 
+    # -- for other libraries --------------------------------------------------------------------
+
+    @abstractmethod
+    def filesystem(self, **options: Any) -> Any:
+        """Return a file system of fsspec in which the datastore is, for pandas, dask and the like.
+
+        It signs in as the datastore does, and reads and writes directly: nothing is staged, and the
+        promises are its own. `filesystem_path` says where something of the datastore is in it. What
+        was published at once is seen as it is stored. As with any file system of fsspec, its
+        pickles hold the credential. `options` go to the file system as they are.
+
+        Raises:
+            ConfigurationError: a package is missing, or the way to sign in cannot be used.
+        """
+
+    @abstractmethod
+    def filesystem_path(self, path: str | None = None) -> str:
+        """Return where a place of the datastore is in its `filesystem`.
+
+        Raises:
+            UnsafeName: the path has a `..`.
+        """
+
     # -- references ---------------------------------------------------------------------------
 
     def path(
