@@ -43,6 +43,16 @@ include = click.option(
 exclude = click.option(
     "--exclude", multiple=True, metavar="GLOB", help="Leave these out; may be repeated."
 )
+keep_times = click.option(
+    "--keep-times",
+    is_flag=True,
+    help="Keep the times of the last change, not that of the transfer.",
+)
+keep_properties = click.option(
+    "--keep-properties",
+    is_flag=True,
+    help="Keep attributes and access control, of file shares and data lakes.",
+)
 
 
 def _reference(place: str) -> DataReference:
@@ -155,6 +165,8 @@ def unregister(name: str, as_json: bool) -> None:
     show_default=True,
     help="Whether files are seen one by one, or a folder all at once.",
 )
+@keep_times
+@keep_properties
 @as_json
 @errors_told
 def upload(
@@ -164,6 +176,8 @@ def upload(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     publish: Publish,
+    keep_times: bool,
+    keep_properties: bool,
     as_json: bool,
 ) -> None:
     """Upload a file, or a folder's content, to PLACE.
@@ -174,9 +188,15 @@ def upload(
       prefect-datastores upload model.pkl models:mnist --overwrite fail
       prefect-datastores upload ./logs raw:logs --include '*.txt'
       prefect-datastores upload ./model models:churn --publish atomic
+      prefect-datastores upload ./reports share:reports --keep-times --keep-properties
     """
     reference = _reference(place).as_upload(
-        overwrite=overwrite, include=include, exclude=exclude, publish=publish
+        overwrite=overwrite,
+        include=include,
+        exclude=exclude,
+        publish=publish,
+        keep_times=keep_times,
+        keep_properties=keep_properties,
     )
     _print_report(deliver(source, reference, progress=display_for(True)), as_json)
 
@@ -187,6 +207,8 @@ def upload(
 @overwrite
 @include
 @exclude
+@keep_times
+@keep_properties
 @as_json
 @errors_told
 def download(
@@ -195,6 +217,8 @@ def download(
     overwrite: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    keep_times: bool,
+    keep_properties: bool,
     as_json: bool,
 ) -> None:
     """Download a file, or a folder's content, from PLACE into FOLDER.
@@ -204,7 +228,13 @@ def download(
       prefect-datastores download raw:mnist ./mnist
       prefect-datastores download raw:mnist/train.csv . --overwrite replace
     """
-    reference = _reference(place).as_download(overwrite=overwrite, include=include, exclude=exclude)
+    reference = _reference(place).as_download(
+        overwrite=overwrite,
+        include=include,
+        exclude=exclude,
+        keep_times=keep_times,
+        keep_properties=keep_properties,
+    )
     _print_report(fetch(reference, folder, progress=display_for(True))[1], as_json)
 
 
