@@ -114,6 +114,8 @@ class Blocks(Evictable):
             if self._state[block] == _ABSENT:
                 self._left -= 1
             self._state[block] = _SEEN
+            self._written = None
+            self._note_if_whole()
         return True
 
     def read(self, offset: int, size: int) -> memoryview | None:
@@ -135,6 +137,8 @@ class Blocks(Evictable):
                 self.drop(block)
                 return None
             self._state[block] = _SEEN
+        with self._lock:
+            self._note_if_whole()
         if self._space is not None:
             self._space.used((self._key, first))
         return content[offset - begin : end - begin]
@@ -158,10 +162,12 @@ class Blocks(Evictable):
         if self._written is not None:  # somebody did
             self._written = None
             self._state[:] = bytes(_THERE if one else _ABSENT for one in self._state)
-        elif self._state.count(_SEEN) == self.count:
-            self._written = written
-            return True
         return False
+
+    def _note_if_whole(self) -> None:
+        """Take note of when the file was written to last, once all of it is here and known to be right."""
+        if self._written is None and not self._left and self._state.count(_SEEN) == self.count:
+            self._written = os.fstat(self.fd).st_mtime_ns
 
     def drop(self, block: int) -> None:
         """Forget a block that is not what it was."""

@@ -36,17 +36,17 @@ def fault() -> str | None:
             f"{DEVICE} is missing. On a machine of your own: `modprobe fuse`. In Docker: `--device /dev/fuse --cap-add "
             "SYS_ADMIN`; in Kubernetes: a privileged container, or a device plugin that gives /dev/fuse."
         )
-    try:
-        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return (
-            f"{DEVICE} cannot be opened ({error.strerror}). In a container: `--device /dev/fuse`; else ask for the "
-            f"right to read and write it (ls -l {DEVICE})."
-        )
     if not _may_mount() and not _fusermount():
         return (
             "this user may not mount, and `fusermount3`, which mounts for users, is not installed. Debian and "
             "Ubuntu: `apt-get install fuse3`. In Docker as root: `--cap-add SYS_ADMIN`."
+        )
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return (
+            f"{DEVICE} cannot be opened ({error.strerror}). In a container: `--device /dev/fuse`; elsewhere it is open "
+            f"to all, and `chmod 666 {DEVICE}` makes it so."
         )
     return None
 
@@ -72,7 +72,7 @@ def probe() -> str | None:
 def _may_mount() -> bool:
     """Tell whether this process has CAP_SYS_ADMIN."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> 21 & 1)
     return False
@@ -117,7 +117,9 @@ def _by_fusermount(point: Path, source: str, *, read_only: bool) -> int:
     program = _fusermount()
     assert program is not None, "Looked for before."
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    options = f"fsname={source},subtype=prefect-datastores,default_permissions,nosuid,nodev"
+    # A comma parts options, unless a backslash stands before it.
+    named = source.replace("\\", "\\\\").replace(",", "\\,")
+    options = f"fsname={named},subtype=prefect-datastores,default_permissions,nosuid,nodev"
     options += ",ro" if read_only else ""
     with ours, theirs:
         done = subprocess.run(

@@ -48,7 +48,7 @@ def mine(title: str, point: Path) -> Lease:
 def boot_id() -> str:
     """Return what is another after the machine was started anew."""
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return ""
 
 
