@@ -70,7 +70,7 @@ class Mounts:
         self._renewing: threading.Thread | None = None
 
     def add(self, reference: DataReference, link: Path | None, stop: Cancellation) -> Path:
-        """Mount a reference and return its path; with `link`, a link there leads to it.
+        """Mount a reference and return its path; with `link`, a link there leads to it, or to the one file in it.
 
         Raises:
             DatastoreError: as `mounted` says.
@@ -78,6 +78,8 @@ class Mounts:
         made = mounted(reference, stop)
         try:
             if link is not None:
+                # A file stands in a folder of its own, under its own name, as one that is downloaded.
+                link = link / made.name if made.name else link
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(made.path)
         except BaseException:

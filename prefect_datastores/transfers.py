@@ -59,7 +59,10 @@ def as_available(reference: DataReference) -> DataReference:
         return reference
     if reference.fallback == "download":
         return as_fetched(reference)
-    raise MountUnavailable(f"{reference.uri!r} is to be mounted, and cannot be: {reason}")
+    raise MountUnavailable(
+        f"{reference.uri!r} is to be mounted, and cannot be: {reason} Use as_download(), or "
+        "as_mount(fallback='download'), which gives the script the same paths."
+    )
 
 
 @cache

@@ -196,3 +196,15 @@ def lake_store(data_lake: DataLake, filesystem: str) -> Iterator[Any]:
         )
     ) as store:
         yield store
+
+
+@pytest.fixture
+def no_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the device, as most containers are."""
+    from prefect_datastores import transfers
+    from prefect_datastores.mounting import device
+
+    monkeypatch.setattr(device, "DEVICE", tmp_path / "no-such-device")
+    transfers._why_not_mounted.cache_clear()
+    yield
+    transfers._why_not_mounted.cache_clear()

@@ -754,6 +754,7 @@ def marks(tmp_path: Path) -> str:
     return f"open({str(tmp_path / 'ran')!r}, 'w').write('yes')"
 
 
+@pytest.mark.usefixtures("no_mounts")
 def test_what_can_never_work_is_refused_before_the_script_runs(
     estimate: Callable[..., Estimator],
     local: Callable[..., LocalDatastore],
@@ -767,7 +768,7 @@ def test_what_can_never_work_is_refused_before_the_script_runs(
     cases: list[tuple[DataReference, type[DatastoreError], str]] = [
         (data.path("foo").as_download(), ObjectNotFound, "nothing at 'foo' in .*allow_empty=True"),
         (data.as_download(include=["*.csv"]), ObjectNotFound, r"include=\['\*.csv'\]"),
-        (data.as_mount(), MountUnavailable, "mounting is not available yet. Use as_download"),
+        (data.as_mount(), MountUnavailable, "no-such-device is missing.* Use as_download"),
         (gone.path("x").as_upload("y"), ContainerNotFound, "container 'not-there' does not exist"),
         (gone.path("x").as_download(), ContainerNotFound, "container 'not-there' does not exist"),
         (wrong.path("x").as_upload("y"), AuthenticationFailed, "account key is not accepted"),
@@ -782,7 +783,8 @@ def test_what_can_never_work_is_refused_before_the_script_runs(
     assert files(tmp_path / data.name) == {"foobar/x": "x"}
 
 
-def test_a_bare_datastore_is_a_mount_which_is_refused_before_anything_moves(
+@pytest.mark.usefixtures("no_mounts")
+def test_a_bare_datastore_is_a_mount_which_is_refused_where_there_are_none(
     estimate: Callable[..., Estimator], local: Callable[..., LocalDatastore], tmp_path: Path
 ) -> None:
     est = estimate(marks(tmp_path), local(x="x").path("x").as_download("in"), local(y="y"))
@@ -1101,16 +1103,21 @@ def test_a_plan_says_what_would_move_before_it_moves(
     est = estimate(
         marks(tmp_path),
         data.path("a").as_download(),
-        data.path("b/z.txt", "z").as_mount(fallback="download"),
+        data.path("b/z.txt", "z").as_mount(),
+        data.path("b", "b").as_mount(),
     )
     plan = est.plan()
     assert [(item.direction, item.objects, item.bytes) for item in plan.references] == [
-        *(("download", 2, 6), ("download", 1, 3), ("upload", None, None)),
+        ("download", 2, 6),
+        ("mount", 1, 3),
+        ("mount", None, None),
+        ("upload", None, None),
     ]
-    assert (plan.objects, plan.bytes) == (3, 9)
+    assert (plan.objects, plan.bytes) == (2, 6)
     assert plan.free_bytes > 0
     assert f"download  {data.name}:a" in str(plan)
-    assert "total     3 objects, 9 B;" in str(plan)
+    assert f"mount     {data.name}:b" in str(plan)
+    assert "total     2 objects, 6 B;" in str(plan)
     assert json.loads(json.dumps(plan.to_dict()))["references"][0]["url"].endswith("/a")
     assert not (tmp_path / "ran").exists()
 

@@ -156,17 +156,24 @@ def test_globs_choose_what_is_downloaded(raw: LocalDatastore, here: Path) -> Non
     assert files(here / "csv") == {f"mnist/{name}": text for name, text in MNIST.items()}
 
 
-def test_a_mount_falls_back_to_the_same_paths_or_says_that_it_cannot(
-    raw: LocalDatastore, here: Path
-) -> None:
+def test_what_is_to_be_mounted_can_be_downloaded_as_well(raw: LocalDatastore, here: Path) -> None:
     @flow
-    def mounted(reference: Any) -> Path:
+    def fetched(reference: Any) -> Path:
         return download(reference, here / "data")
 
-    assert files(mounted(raw.path("mnist").as_mount(fallback="download"))) == MNIST
+    for reference in (raw.path("mnist"), raw.path("mnist").as_mount()):
+        assert files(fetched(reference)) == MNIST
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_a_mount_falls_back_to_the_same_paths_or_says_that_it_cannot(raw: LocalDatastore) -> None:
+    with stage(data=raw.path("mnist").as_mount(fallback="download")) as s:
+        assert files(s.data) == MNIST
+        assert not s.data.is_symlink()
     for without in (raw.path("mnist"), raw.path("mnist").as_mount(), raw):
         with pytest.raises(MountUnavailable, match=r"Use as_download\(\).*fallback='download'"):
-            mounted(without)
+            with stage(data=without):
+                pytest.fail("the block ran")
 
 
 def test_what_is_to_be_uploaded_is_not_downloaded(raw: LocalDatastore) -> None:
@@ -553,6 +560,7 @@ def test_references_by_position_have_their_own_names(
         stage(data="raw/mnist")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("no_mounts")
 def test_a_mount_without_fallback_is_refused_before_anything_moves(raw: LocalDatastore) -> None:
     with (
         pytest.raises(MountUnavailable),

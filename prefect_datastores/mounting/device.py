@@ -27,10 +27,7 @@ _FUSERMOUNT_SECONDS = 10.0
 def fault() -> str | None:
     """Say why nothing can be mounted here, and what mends it; None where it can. Nothing is mounted."""
     if sys.platform != "linux":
-        return (
-            f"mounting needs Linux, and this is {sys.platform}. Use as_download(), or as_mount(fallback='download'), "
-            "which gives the script the same paths."
-        )
+        return f"mounting needs Linux, and this is {sys.platform}."
     if not DEVICE.exists():
         return (
             f"{DEVICE} is missing. On a machine of your own: `modprobe fuse`. In Docker: `--device /dev/fuse --cap-add "
