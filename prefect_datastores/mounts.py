@@ -27,8 +27,10 @@ from prefect_datastores.staging.cancellation import Cancellation
 _RENEW_SECONDS = 60.0
 
 
-def mounted(reference: DataReference, stop: Cancellation | None = None) -> Mount:
-    """Return a reference's place, mounted; whoever asked for it unmounts it.
+def mounted(
+    reference: DataReference, stop: Cancellation | None = None, *, at: Path | None = None
+) -> Mount:
+    """Return a reference's place, mounted; whoever asked for it unmounts it. With `at`, at that empty folder.
 
     Raises:
         MountUnavailable: nothing can be mounted here.
@@ -48,7 +50,7 @@ def mounted(reference: DataReference, stop: Cancellation | None = None) -> Mount
         allow_empty=reference.allow_empty,
         rates=rates(),
     )
-    return mount(wanted, mounts_root(), stop=(stop or Cancellation()).check)
+    return mount(wanted, mounts_root(), at=at, stop=(stop or Cancellation()).check)
 
 
 @dataclass

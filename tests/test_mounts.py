@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -314,3 +316,68 @@ def wait(holds: Callable[[], Any], seconds: float) -> None:
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+# -- the command line ---------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "prefect_datastores.cli", *map(str, arguments)]
+
+
+def said(*arguments: object) -> Any:
+    done = subprocess.run(command(*arguments, "--json"), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("end", ["unmount", "interrupt"])
+def test_a_shell_mounts_and_unmounts(tmp_path: Path, here: Path, end: str) -> None:
+    make_tree(tmp_path / "raw/mnist", FILES)
+    name = f"raw_{uuid.uuid4().hex[:10]}"
+    Datastore.register_local(name, tmp_path / "raw")
+    mounting = subprocess.Popen(
+        command("mount", f"{name}:mnist", "data"), stdout=subprocess.PIPE, text=True
+    )
+    assert mounting.stdout is not None
+    assert "Ctrl-C ends it" in mounting.stdout.readline()
+    assert tree(here / "data") == FILES
+    wait(lambda: any(one.get("opened") == len(FILES) for one in said("mounts")), 20)
+    (one,) = said("mounts")
+    assert (one["reference"], one["folder"]) == (f"{name}:mnist", str(here / "data"))
+    assert said("doctor") == {"removed": [], "left": []}
+    if end == "unmount":
+        assert said("unmount", "data") == {"unmounted": "data"}
+    else:
+        mounting.send_signal(signal.SIGINT)
+    rest, _ = mounting.communicate(timeout=30)
+    if end == "interrupt":
+        assert mounting.returncode == 0
+        assert f"Unmounted {name}:mnist: 3 files of" in rest
+        assert not (here / "data").exists()
+    assert said("mounts") == []
+    assert tree(tmp_path / "raw/mnist") == FILES
+    no_mount_is_left()
+
+
+def test_what_cannot_be_mounted_is_told(tmp_path: Path, here: Path) -> None:
+    make_tree(here / "full", {"x": b"x"})
+    name = f"raw_{uuid.uuid4().hex[:10]}"
+    Datastore.register_local(name, tmp_path / "raw")
+    for arguments, code, says in (
+        (("mount", name, "full"), 2, "is not empty"),
+        (("mount", f"{name}:nothing", "data"), 3, "There is nothing at"),
+        (("mount", "no_such_datastore", "data"), 3, "no_such_datastore"),
+        (("unmount", "full"), 2, "Nothing of this package is mounted"),
+    ):
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    no_mount_is_left()
+
+
+def test_the_doctor_removes_what_a_kill_left(raw: LocalDatastore) -> None:
+    with pytest.raises(MountError), stage(data=raw.path("mnist").as_mount()) as s:
+        point = s.data.resolve()
+        kill_the_server()
+        assert said("mounts")[0]["served"] is False
+        assert said("doctor") == {"removed": [str(point.parent)], "left": []}
+    no_mount_is_left()

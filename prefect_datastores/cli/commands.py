@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from prefect_datastores.cli.mounting import doctor, mount, mounts, unmount
 from prefect_datastores.cli.register import register
 from prefect_datastores.cli.telling import (
     FAILED,
@@ -17,14 +18,15 @@ from prefect_datastores.cli.telling import (
     described,
     errors_told,
     print_value,
+    reference_of,
     table,
 )
 from prefect_datastores.datastores.documents import DatastoreInfo
 from prefect_datastores.datastores.registry import Datastore
 from prefect_datastores.display import display_for
-from prefect_datastores.errors import ConfigurationError, ObjectNotFound, UnsafeName
+from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.plans import plan_references
-from prefect_datastores.references import DataReference, Publish, checked_reference
+from prefect_datastores.references import Publish
 from prefect_datastores.staging.report import TransferReport, human_bytes
 from prefect_datastores.transfers import deliver, fetch
 
@@ -53,15 +55,6 @@ keep_properties = click.option(
     is_flag=True,
     help="Keep attributes and access control, of file shares and data lakes.",
 )
-
-
-def _reference(place: str) -> DataReference:
-    """Read `NAME` or `NAME:PATH`."""
-    name, _, path = place.partition(":")
-    try:
-        return checked_reference({"datastore": name, "path_on_datastore": path})
-    except UnsafeName as error:
-        raise ConfigurationError(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -190,7 +183,7 @@ def upload(
       prefect-datastores upload ./model models:churn --publish atomic
       prefect-datastores upload ./reports share:reports --keep-times --keep-properties
     """
-    reference = _reference(place).as_upload(
+    reference = reference_of(place).as_upload(
         overwrite=overwrite,
         include=include,
         exclude=exclude,
@@ -228,7 +221,7 @@ def download(
       prefect-datastores download raw:mnist ./mnist
       prefect-datastores download raw:mnist/train.csv . --overwrite replace
     """
-    reference = _reference(place).as_download(
+    reference = reference_of(place).as_download(
         overwrite=overwrite,
         include=include,
         exclude=exclude,
@@ -254,7 +247,7 @@ def ls(place: str, limit: int, as_json: bool) -> None:
     Example:
       prefect-datastores ls raw:mnist
     """
-    reference = _reference(place)
+    reference = reference_of(place)
     datastore = Datastore.get(reference.datastore)
     try:
         found = datastore.list_objects(reference.path_on_datastore, limit=limit)
@@ -292,7 +285,7 @@ def plan(
       prefect-datastores plan raw:mnist raw:reference
     """
     references = [
-        _reference(place).as_download(include=include, exclude=exclude) for place in places
+        reference_of(place).as_download(include=include, exclude=exclude) for place in places
     ]
     made = plan_references(references, folder.absolute())
     print_value(made.to_dict(), str(made), json_wanted=as_json)
@@ -351,3 +344,5 @@ def demo(home: Path, ui: bool, as_json: bool) -> None:
 
 
 main.add_command(register)
+for command in (mount, unmount, mounts, doctor):
+    main.add_command(command)

@@ -21,7 +21,9 @@ from prefect_datastores.errors import (
     DatastoreError,
     DatastoreNotFound,
     ObjectNotFound,
+    UnsafeName,
 )
+from prefect_datastores.references import DataReference, checked_reference
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,3 +86,12 @@ def described(datastore: FileDatastore) -> dict[str, Any]:
         "url": datastore.url,
         "sign_in": datastore.sign_in,
     }
+
+
+def reference_of(place: str) -> DataReference:
+    """Read `NAME` or `NAME:PATH`."""
+    name, _, path = place.partition(":")
+    try:
+        return checked_reference({"datastore": name, "path_on_datastore": path})
+    except UnsafeName as error:
+        raise ConfigurationError(str(error)) from None

@@ -148,6 +148,7 @@ class _Mount:
             ready = {fd for fd, _ in poll.poll(_HEARTBEAT_SECONDS * 1000)}
             with contextlib.suppress(OSError):
                 os.utime(self._wanted.lease)
+                lease.write_numbers(self._wanted.lease, self._statistics.to_dict())
             if died in ready or os.getppid() != self._parent:
                 _log.warning("The run that mounted it is gone.")
                 return 0.0

@@ -10,14 +10,16 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefect_datastores.errors import MountError
 from prefect_datastores.mounting import device
 
-POINT, LEASE, LOG = "mnt", "lease.json", "log"
+POINT, LEASE, LOG, NUMBERS = "mnt", "lease.json", "log", "numbers.json"
 _YOUNG_SECONDS = 60.0
 """A folder without a lease may be one that is being made."""
 
@@ -67,8 +69,17 @@ def started(pid: int) -> int:
 
 def write(path: Path, lease: Lease) -> None:
     """Write a lease down, whole or not at all."""
+    _write(path, asdict(lease))
+
+
+def write_numbers(lease: Path, numbers: Mapping[str, int]) -> None:
+    """Write down what a mount did up to now, beside its lease."""
+    _write(lease.with_name(NUMBERS), numbers)
+
+
+def _write(path: Path, value: object) -> None:
     beside = path.with_name(f"{path.name}.new")
-    beside.write_text(json.dumps(asdict(lease)), encoding="utf-8")
+    beside.write_text(json.dumps(value), encoding="utf-8")
     beside.replace(path)
 
 
@@ -92,6 +103,12 @@ class Found:
         """Where it is mounted."""
         return Path(self.lease.point) if self.lease is not None else self.folder / POINT
 
+    def numbers(self) -> dict[str, int]:
+        """Return what it did up to some seconds ago."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads((self.folder / NUMBERS).read_text(encoding="utf-8")))
+        return {}
+
     @property
     def is_left(self) -> bool:
         """Whether nobody serves it any more."""
@@ -111,6 +128,31 @@ def mounts(root: Path) -> list[Found]:
             if folder.is_dir()
         ]
     return []
+
+
+def at(root: Path, point: Path) -> Found | None:
+    """Return the mount at a folder, or the one that a link there leads to."""
+    wanted = {point.absolute(), point.resolve()}
+    return next((found for found in mounts(root) if found.point in wanted), None)
+
+
+def end(found: Found, seconds: float = 15.0) -> None:
+    """Have a mount's process unmount it, and return when it is gone; one that nobody serves is removed.
+
+    Raises:
+        MountError: it is there still.
+    """
+    if found.lease is not None and found.lease.is_held():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found.lease.pid, signal.SIGTERM)
+        until = time.monotonic() + seconds
+        while found.lease.is_held() and time.monotonic() < until:
+            time.sleep(0.05)
+        if found.lease.is_held():
+            raise MountError(
+                f"{found.point} is there still: its process {found.lease.pid} does not end."
+            )
+    remove(found.folder)
 
 
 def clean(root: Path) -> list[Path]:

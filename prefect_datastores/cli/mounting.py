@@ -1,0 +1,122 @@
+"""`prefect-datastores mount` and what goes with it: data as a folder of a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from prefect_datastores.cli.telling import as_json, errors_told, print_value, reference_of, table
+from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.mounting import lease
+from prefect_datastores.mounting.advice import summary
+from prefect_datastores.mounts import mounted
+from prefect_datastores.settings import mounts_root
+
+_LOOK_SECONDS = 0.5
+
+
+@click.command()
+@click.argument("place")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--latest", is_flag=True, help="Show what is there now, not what was seen first.")
+@click.option("--no-cache", is_flag=True, help="Keep nothing for the next mount.")
+@errors_told
+def mount(place: str, folder: Path, latest: bool, no_cache: bool) -> None:
+    """Mount PLACE at FOLDER, to be read, until Ctrl-C or `unmount FOLDER` ends it.
+
+    FOLDER is made where it is missing, and has to be empty. A file is mounted in it.
+
+    \b
+    Example:
+      prefect-datastores mount raw:mnist ./mnist
+    """
+    reference = reference_of(place).as_mount(
+        consistency="latest" if latest else "pinned", cache=not no_cache
+    )
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ConfigurationError(f"{folder} is not empty: name another folder.")
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: over.set())
+    one = mounted(reference, at=folder)
+    click.echo(f"Mounted {reference.uri} at {one.path}; Ctrl-C ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        while one.is_alive() and not over.wait(_LOOK_SECONDS):
+            pass
+    numbers = one.unmount()
+    if made:
+        folder.rmdir()
+    click.echo(f"Unmounted {reference.uri}: {summary(numbers)}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+@errors_told
+def unmount(folder: Path, as_json: bool) -> None:
+    """Unmount what is mounted at FOLDER; its data is not touched.
+
+    \b
+    Example:
+      prefect-datastores unmount ./mnist
+    """
+    found = lease.at(mounts_root(), folder)
+    if found is None:
+        raise ConfigurationError(f"Nothing of this package is mounted at {folder}.")
+    lease.end(found)
+    print_value({"unmounted": str(folder)}, f"Unmounted {folder}.", json_wanted=as_json)
+
+
+@click.command()
+@as_json
+@errors_told
+def mounts(as_json: bool) -> None:
+    """List what is mounted on this machine, and what was read of it."""
+    found = lease.mounts(mounts_root())
+    values = [
+        {
+            "reference": one.lease.title if one.lease else "",
+            "folder": str(one.point),
+            "since": _time(one.lease.since) if one.lease else "",
+            "served": not one.is_left,
+            **one.numbers(),
+        }
+        for one in found
+    ]
+    rows = [
+        (
+            str(value["reference"]),
+            str(value["folder"]),
+            str(value["since"]),
+            summary(one.numbers()) if value["served"] else "left by a killed run; see `doctor`",
+        )
+        for one, value in zip(found, values, strict=True)
+    ]
+    text = table([("REFERENCE", "FOLDER", "SINCE", "READ"), *rows]) if rows else "(nothing)"
+    print_value(values, text, json_wanted=as_json)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+@click.command()
+@as_json
+@errors_told
+def doctor(as_json: bool) -> None:
+    """Clean what killed runs left mounted on this machine; data is never touched."""
+    gone = [str(folder) for folder in lease.clean(mounts_root())]
+    left = [str(one.point) for one in lease.mounts(mounts_root()) if one.is_left]
+    lines = [f"Removed {folder}." for folder in gone] + [
+        f"{point} could not be unmounted." for point in left
+    ]
+    print_value(
+        {"removed": gone, "left": left}, "\n".join(lines) or "All is well.", json_wanted=as_json
+    )
