@@ -1,6 +1,6 @@
 """Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,20 @@ class AroundWriting:
     """A writing that is another one."""
 
     def __init__(self, inner: Writing) -> None:
-        self.inner, self.token = inner, inner.token
+        self.inner = inner
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        return self.inner.kept_parts()
+    @property
+    def token(self) -> str:
+        return self.inner.token
+
+    def make_ready(self) -> None:
+        self.inner.make_ready()
+
+    def token_after(self, token: str) -> str:
+        return self.inner.token_after(token)
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        return self.inner.take_over(token, parts)
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         self.inner.keep_part(index, length, token)
@@ -84,8 +94,8 @@ class AroundWriting:
     def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
         return Later(lambda: self.commit(digest))
 
-    def abort(self) -> None:
-        self.inner.abort()
+    def abort(self, *, keep: bool = False) -> None:
+        self.inner.abort(keep=keep)
 
 
 def make_tree(root: Path, content: dict[str, bytes]) -> Path:

@@ -562,7 +562,7 @@ class UncertainWriting(AroundWriting):
         self.store.later.append(partial(self.inner.commit, digest))
         raise ServiceBusy("No answer.")
 
-    def abort(self) -> None:
+    def abort(self, *, keep: bool = False) -> None:
         pass
 
 

@@ -40,7 +40,7 @@ from prefect_datastores.staging.plan import (
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
-from prefect_datastores.staging.resume import Resumption, Sending, key_of
+from prefect_datastores.staging.resume import Resumption, Sending
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
     ObjectInfo,
@@ -265,21 +265,23 @@ class _Sending:
         before = os.fstat(fd)
         size, step = before.st_size, part_size(self._store.capabilities, before.st_size)
         writing = self._begin(item, size)
+        sending = self._sending(writing, item, size, step)
         try:
             if size > step:
-                sending = self._sending(writing, item, size, step)
-                with sending:
-                    digest = self._send_parts(sending, item, fd, size, step, lanes)
-                    return self._commit(writing, item, fd, before, digest, lanes)
-            # The only part may be sent with the commit, so its bytes are held until then.
-            with lanes.memory.holding(size) as memory:
-                digest = self._send_only_part(writing, item, fd, memory)
+                sending.begin()
+                digest = self._send_parts(sending, item, fd, size, step, lanes)
                 info = self._commit(writing, item, fd, before, digest, lanes)
-            lanes.progress.moved(size)
-        except BaseException:
+            else:
+                # The only part may be sent with the commit, so its bytes are held until then.
+                with lanes.memory.holding(size) as memory:
+                    digest = self._send_only_part(writing, item, fd, memory)
+                    info = self._commit(writing, item, fd, before, digest, lanes)
+                lanes.progress.moved(size)
+        except BaseException as error:
             self._failed = True
-            writing.abort()
+            sending.give_up(error)
             raise
+        sending.end()
         return info
 
     def _commit(
@@ -307,10 +309,9 @@ class _Sending:
         return self._store.begin_write(item.name, size, if_absent=self._overwrite != "replace")
 
     def _sending(self, writing: Writing, item: Send, size: int, step: int) -> Sending:
-        """Return what writes down the parts of an object, where the service keeps them."""
-        if self._resumption is None or not writing.token:
-            return Sending(writing)
-        return Sending(writing, self._resumption, key_of(item.name, "", size, step))
+        """Return what writes down the parts of an object; one part alone is sent as quickly as looked for."""
+        resumption = self._resumption if size > step else None
+        return Sending(writing, resumption, name=item.name, size=size, step=step)
 
     @staticmethod
     def _send_only_part(writing: Writing, item: Send, fd: int, memory: memoryview) -> bytes:

@@ -8,7 +8,7 @@ never code inside a store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -131,10 +131,18 @@ class Writing(Protocol):
     def token(self) -> str:
         """What tells the parts of this writing from those of others; "" where none outlive it."""
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return the lengths of the parts that the service holds of earlier writings of the object.
+    def make_ready(self) -> None:
+        """Do what is to be done before the first part; from then on the `token` is known."""
 
-        The key is the token of the writing and the index of the part.
+    def token_after(self, token: str) -> str:
+        """Return the token that parts of an earlier writing have once they are taken over."""
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with an earlier writing of the object; return which of its parts the service holds.
+
+        `parts` has the lengths, by index, of those of which the service once said that it has them.
+        What is taken over belongs to nobody else from then on. A writing that can go on with one
+        other alone takes the first that is there, and leaves nothing of the next.
         """
 
     def keep_part(self, index: int, length: int, token: str) -> None:
@@ -153,8 +161,11 @@ class Writing(Protocol):
     def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
         """Ask for `commit`, whose answer comes to who finishes it; not to be asked for twice at once."""
 
-    def abort(self) -> None:
-        """Leave nothing behind that a reader or the next attempt would see."""
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind that a reader or the next attempt would see.
+
+        With `keep`, what the next writing can take over stays.
+        """
 
 
 class ObjectStore(Protocol):

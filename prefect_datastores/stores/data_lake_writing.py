@@ -78,9 +78,9 @@ class DataLakeWriting(BlobWriting):
             return super().begin_commit(digest)
         return Later(lambda: self.commit(digest))
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        super().abort()
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind but what is staged."""
+        super().abort(keep=keep)
         if self._aside is not None:
             with contextlib.suppress(DatastoreError):  # after the rename nothing is there
                 self._store.delete(ObjectName(self._aside.name), pin=self._aside.etag)

@@ -7,7 +7,7 @@ a method that is added to `ObjectStore` is added here, and no decorator can forg
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from prefect_datastores.names import NameRules, ObjectName
@@ -237,9 +237,17 @@ class DecoratedWriting:
         """What tells the parts of this writing from those of others."""
         return self._inner.token
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return the parts that the service holds of earlier writings of the object."""
-        return self._around("look for kept parts", self._inner.kept_parts)
+    def make_ready(self) -> None:
+        """Do what is to be done before the first part."""
+        self._around("make ready for parts", self._inner.make_ready)
+
+    def token_after(self, token: str) -> str:
+        """Return the token that parts of an earlier writing have once they are taken over."""
+        return self._inner.token_after(token)
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with an earlier writing of the object."""
+        return self._around("look for kept parts", lambda: self._inner.take_over(token, parts))
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         """Take a kept part for part `index`."""
@@ -269,6 +277,6 @@ class DecoratedWriting:
             size=self._with_commit,
         )
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        self._inner.abort()
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind, or what the next writing can take over."""
+        self._inner.abort(keep=keep)

@@ -28,7 +28,7 @@ from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
-from prefect_datastores.stores.entries import entries_of, moment_of
+from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
@@ -263,6 +263,12 @@ class ShareStore:
             "Content-MD5": md5_text(hashlib.md5(data, usedforsecurity=False).digest()),
         }
         self.service.request("PUT", name, (("comp", "range"),), headers, data)
+
+    def written_ranges(self, name: str) -> tuple[int, list[tuple[int, int]]]:
+        """Return a file's length, and what was written of it: each first byte, and the one after the last."""
+        answer = self.service.request("GET", name, (("comp", "rangelist"),))
+        length = answer.headers.get("x-ms-content-length", "")
+        return int(length) if length.isdecimal() else -1, ranges_of(answer.body)
 
     def describe(self, name: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Set a file's length, moments, or what it says of itself; who names one of the last sets all.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
+    AccessError,
     DatastoreError,
     FolderMissing,
     IntegrityError,
@@ -18,21 +20,27 @@ from prefect_datastores.errors import (
     PartLost,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Later, ObjectInfo
+from prefect_datastores.stores.base import Later, ObjectInfo, part_size
+from prefect_datastores.stores.decorated import Result
+from prefect_datastores.stores.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
     from prefect_datastores.stores.share import ShareStore
 
 WRITTEN = "x-ms-file-last-write-time"
 _NOTED = "x-ms-meta-pds_md5_written"
+_TOKEN = re.compile(r"([0-9a-f]{24})\.([0-9A-Za-z-]+)")  # a name in the hidden folder, and an id
 _FIRST_ROOM = 64 * 2**20
 _MOST_ROOM = 2**30  # what is never written of a file costs nothing, but a share has a quota
 
 
 class ShareWriting:
-    """A file in the hidden folder, until it gets its name."""
+    """A file in the hidden folder, until it gets its name.
 
-    token = ""
+    It outlives its process, and is taken over by a rename to another hidden name, which one alone
+    can do. From then on whatever the writer before still asks for finds nothing, and nothing that
+    was written down of the old name counts. An id tells it from any other file of that name.
+    """
 
     def __init__(
         self,
@@ -45,26 +53,102 @@ class ShareWriting:
         self._store, self._name, self._size = store, name, size
         self._replaces, self._if_absent = replaces, if_absent
         self._file: tuple[str, str] | None = None
+        self._to_be = store.unfinished.new_name()  # of one that is taken over
+        self._begun: frozenset[int] = frozenset()
         self._making = threading.Lock()
         self._written: dict[int, int] = {}
         self._is_described = self._renamed = False
         self._last_write = ""
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return none: a range that was written is not told from one that was begun."""
-        return {}
+    @property
+    def token(self) -> str:
+        """The name and id of the hidden file; "" before it is made, and where no id was told."""
+        return _token(*self._file) if self._file is not None else ""
+
+    def make_ready(self) -> None:
+        """Make the file."""
+        self._make()
+
+    def token_after(self, token: str) -> str:
+        """Return the name that the file gets here, and its id."""
+        found = _TOKEN.fullmatch(token)
+        return _token(self._to_be, found[2]) if found else ""
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with the hidden file of an earlier writing: with all that it is said to have, or none of it."""
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            return ()
+        name, file_id = f"{UNFINISHED}/{found[1]}", found[2]
+        if self._file is not None:
+            self._store.delete_unfinished(name)
+            return ()
+        if not self._is_taken(name, file_id):
+            return ()
+        if not self._holds(parts):
+            self._store.delete_unfinished(self._to_be)
+            return ()
+        self._file, self._begun = (self._to_be, file_id), frozenset(parts)
+        return self._begun
+
+    def _is_taken(self, name: str, file_id: str) -> bool:
+        """Give the file of an earlier writing another name; tell whether it is there, and that file."""
+        try:
+            told = self._store.rename(name, self._to_be).headers
+        except (ObjectNotFound, ObjectExists):  # or a try before was done, and its answer lost
+            return self._standing(self._to_be, file_id) is not None
+        if told.get("x-ms-file-id") != file_id:
+            self._store.delete_unfinished(self._to_be)
+            return False
+        return True
+
+    def _holds(self, parts: Mapping[int, int]) -> bool:
+        """Tell whether the file has its length, and each of the parts was written."""
+        step = part_size(self._store.capabilities, self._size)
+        try:
+            length, ranges = self._store.written_ranges(self._to_be)
+        except AccessError:  # one that may only write cannot tell
+            return False
+        spans = [(index * step, index * step + parts[index]) for index in parts]
+        return length == self._size and all(
+            any(start <= first and last <= end for start, end in ranges) for first, last in spans
+        )
 
     def keep_part(self, index: int, length: int, token: str) -> None:
-        """Refuse: there are no kept parts."""
-        raise NotImplementedError
+        """Take a kept part for part `index`."""
+        self._written[index] = length
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        """Store one part; the only one makes the file."""
+        """Store one part; the only one makes the file.
+
+        Raises:
+            PartLost: it would be written over one of an earlier writing that had another content.
+        """
+        if index in self._begun:
+            # A journal says what is there now: it would be wrong, if this one were killed.
+            raise PartLost(
+                f"{self._store.url}/{self._name} was begun with another content; it is begun anew."
+            )
         if len(data) == self._size:
             self._make(data, hashlib.md5(data, usedforsecurity=False).digest())
         else:
-            self._store.write_range(self._make()[0], offset, data)
+            file = self._make()[0]
+            self._on_hidden(lambda: self._store.write_range(file, offset, data))
         self._written[index] = len(data)
+
+    def _on_hidden(self, request: Callable[[], Result]) -> Result:
+        """Make a request about the hidden file.
+
+        Raises:
+            PartLost: another took it over, or removed it.
+        """
+        try:
+            return request()
+        except ObjectNotFound:
+            raise self._lost() from None
+
+    def _lost(self) -> PartLost:
+        return PartLost(f"{self._store.url}/{self._name}: the unfinished file was taken away.")
 
     def _make(
         self, content: memoryview | None = None, digest: bytes | None = None
@@ -84,7 +168,7 @@ class ShareWriting:
             raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
         file, file_id = self._make(digest=None if self._size else digest)
         if not self._is_described:
-            told = self._store.describe(file, described(digest))
+            told = self._on_hidden(lambda: self._store.describe(file, described(digest)))
             self._last_write, self._is_described = told.get(WRITTEN, ""), True
         return self._publish(file, file_id, digest)
 
@@ -104,19 +188,17 @@ class ShareWriting:
                 file, self._name, replace=not self._if_absent, metadata=noted
             ).headers
         except (ObjectNotFound, ObjectExists) as error:
-            ours = self._standing(file_id) if before else None
+            ours = self._standing(self._name, file_id) if before else None
             if ours is not None:
                 return ours  # the try before was done, and its answer lost
             if isinstance(error, (ObjectExists, FolderMissing)):
                 raise
-            raise PartLost(
-                f"{self._store.url}/{self._name}: the unfinished file was taken away."
-            ) from None
+            raise self._lost() from None
 
-    def _standing(self, file_id: str) -> Mapping[str, str] | None:
-        """Return what is told of the file at the name, where it is this one."""
+    def _standing(self, name: str, file_id: str) -> Mapping[str, str] | None:
+        """Return what is told of the file at a name, where it is this one."""
         with contextlib.suppress(ObjectNotFound):
-            headers = self._store.service.request("HEAD", self._name).headers
+            headers = self._store.service.request("HEAD", name).headers
             if file_id and headers.get("x-ms-file-id") == file_id:
                 return headers
         return None
@@ -135,9 +217,9 @@ class ShareWriting:
                 f"{self._store.url}/{self._name} was written by somebody else meanwhile; it was left as it is."
             )
 
-    def abort(self) -> None:
-        """Delete what there is of the file."""
-        if self._file is not None:
+    def abort(self, *, keep: bool = False) -> None:
+        """Delete what there is of the file, unless the next writing goes on with it."""
+        if self._file is not None and not keep:
             with contextlib.suppress(DatastoreError):
                 self._store.delete_unfinished(self._file[0])
 
@@ -193,6 +275,10 @@ class GrowingWriting(ShareWriting):
             self._last_write = told.get(WRITTEN, "") if digest else ""
             self._room, self._is_described = self._size, True
         return self._publish(file, file_id, digest)
+
+
+def _token(name: str, file_id: str) -> str:
+    return f"{name.rpartition('/')[2]}.{file_id}" if file_id else ""
 
 
 def described(digest: bytes | None) -> dict[str, str]:
