@@ -1,10 +1,12 @@
 """Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefect_datastores.errors import ServiceBusy
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
@@ -96,6 +98,44 @@ class AroundWriting:
 
     def abort(self, *, keep: bool = False) -> None:
         self.inner.abort(keep=keep)
+
+
+class Breaking(Around):
+    """Counts the parts that are read and written, and breaks after some."""
+
+    def __init__(self, inner: ObjectStore, most: int | None = None) -> None:
+        super().__init__(inner)
+        self.most, self.begun, self.read, self.wrote = most, 0, 0, 0
+        self.lock = threading.Lock()
+
+    def count(self) -> None:
+        with self.lock:
+            if self.begun == self.most:
+                raise ServiceBusy("It broke.")
+            self.begun += 1
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        self.count()
+        self.inner.read_into(name, offset, buffer, pin=pin)
+        with self.lock:
+            self.read += 1
+
+    def begin_write(self, name: ObjectName, size: int, **conditions: object) -> Writing:
+        return BreakingWriting(self.inner.begin_write(name, size, **conditions), self)  # type: ignore[arg-type]
+
+
+class BreakingWriting(AroundWriting):
+    def __init__(self, inner: Writing, store: Breaking) -> None:
+        super().__init__(inner)
+        self.store = store
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        self.store.count()
+        self.inner.write_part(index, offset, data)
+        with self.store.lock:
+            self.store.wrote += 1
 
 
 def make_tree(root: Path, content: dict[str, bytes]) -> Path:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import threading
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -13,9 +12,9 @@ import pytest
 from azure.storage.blob import ContainerClient
 from servers import sandbox
 from servers.azurite import Azurite
-from small_stores import PART, Around, AroundWriting, SmallBlobStore, make_tree, tree
+from small_stores import PART, Breaking, SmallBlobStore, make_tree, tree
 
-from prefect_datastores.errors import ServiceBusy, StageFailed, TransferError
+from prefect_datastores.errors import StageFailed, TransferError
 from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -23,7 +22,7 @@ from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import ObjectStore, Writing
+from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.workspaces import Workspace, abandoned, is_part
 
@@ -90,44 +89,6 @@ def test_another_format_or_origin_is_worth_nothing(tmp_path: Path, head: dict[st
 
 
 # A download that is interrupted, and the next one.
-
-
-class Breaking(Around):
-    """Counts the parts that are read and written, and breaks after some."""
-
-    def __init__(self, inner: ObjectStore, most: int | None = None) -> None:
-        super().__init__(inner)
-        self.most, self.begun, self.read, self.wrote = most, 0, 0, 0
-        self.lock = threading.Lock()
-
-    def count(self) -> None:
-        with self.lock:
-            if self.begun == self.most:
-                raise ServiceBusy("It broke.")
-            self.begun += 1
-
-    def read_into(
-        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> None:
-        self.count()
-        self.inner.read_into(name, offset, buffer, pin=pin)
-        with self.lock:
-            self.read += 1
-
-    def begin_write(self, name: ObjectName, size: int, **conditions: object) -> Writing:
-        return BreakingWriting(self.inner.begin_write(name, size, **conditions), self)  # type: ignore[arg-type]
-
-
-class BreakingWriting(AroundWriting):
-    def __init__(self, inner: Writing, store: Breaking) -> None:
-        super().__init__(inner)
-        self.store = store
-
-    def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        self.store.count()
-        self.inner.write_part(index, offset, data)
-        with self.store.lock:
-            self.store.wrote += 1
 
 
 def interrupted(store: ObjectStore, destination: Path, most: int) -> int:
