@@ -20,7 +20,9 @@ from prefect_datastores.errors import AccessDenied, ServiceBusy, TransferCancell
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import SMALL, DownloadRequest, download
-from prefect_datastores.staging.engine import Limits
+from prefect_datastores.staging.engine import Limits, run
+from prefect_datastores.staging.progress import Silent
+from prefect_datastores.staging.report import ObjectRow
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import Capabilities, Later, Page
@@ -70,6 +72,9 @@ class Answer:
     def __init__(self, read: Callable[[], None]) -> None:
         self._read, self.is_open, self.ends = read, True, 0
 
+    def go_on(self) -> bool:
+        return False
+
     def finish(self) -> None:
         assert self.is_open, "An answer comes once."
         self.is_open, self.ends = False, self.ends + 1
@@ -91,6 +96,46 @@ def test_one_thread_has_as_many_under_way_as_there_may_be(tmp_path: Path) -> Non
     assert store.peak == 50
     assert len(store.threads) == 1
     assert [one.ends for one in store.begun] == [1] * len(MANY)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_what_takes_several_answers_goes_behind_the_others_after_each(stages: int) -> None:
+    sent: list[str] = []
+
+    class Staged:
+        is_under_way = True
+
+        def __init__(self, name: str) -> None:
+            self.name, self.stage = name, 1
+            sent.append(f"{name}1")
+
+        def go_on(self) -> bool:
+            if self.stage == stages:
+                return False
+            self.stage += 1
+            sent.append(f"{self.name}{self.stage}")
+            return True
+
+        def finish(self) -> ObjectRow:
+            assert self.stage == stages
+            return ObjectRow(self.name, self.name, 0, "moved")
+
+        def drop(self) -> None:
+            pass
+
+    rows = run(
+        *(
+            "abc",
+            lambda *_: pytest.fail("Each of them was begun."),
+            lambda *_: pytest.fail("None is wrong."),
+        ),
+        begin=lambda item, _: Staged(item),
+        limits=Limits(),
+        cancellation=Cancellation(),
+        progress=Silent(),
+    )
+    assert [row.name for row in rows] == list("abc")
+    assert sent == [f"{name}{stage}" for stage in range(1, stages + 1) for name in "abc"]
 
 
 def test_what_is_asked_for_ahead_has_memory_of_its_own(tmp_path: Path) -> None:

@@ -580,16 +580,16 @@ def test_a_rename_whose_answer_was_lost_is_not_an_error(
     fs: AzureFileShareFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs.pipe({"a": b"text", "folder/b": b"text"})
-    rename, lost = ShareStore.rename, []
+    renaming, lost = ShareStore.renaming, []
 
     def lose(self: ShareStore, name: str, to: str, **kwargs: Any) -> Any:
-        told = rename(self, name, to, **kwargs)
+        told = yield from renaming(self, name, to, **kwargs)
         if to not in lost:
             lost.append(to)
             raise ServiceBusy("the connection broke")
         return told
 
-    monkeypatch.setattr(ShareStore, "rename", lose)
+    monkeypatch.setattr(ShareStore, "renaming", lose)
     fs.mv("a", "moved")
     fs.mv("folder", "other")
     with fs.open("written", "wb") as file:

@@ -269,7 +269,7 @@ def test_a_fault_while_it_is_taken_over_is_got_over_or_costs_the_taking_over(
 # SIGKILL, at every request.
 
 SWEEP = """
-import threading
+import hashlib, threading
 from contextlib import closing
 from dataclasses import replace
 from prefect_datastores.names import ObjectName
@@ -307,21 +307,26 @@ def upload_until(content, step, after):
     (folder / "source").mkdir(exist_ok=True)
     (folder / "source" / "large").write_bytes(content)
     def work(say):
-        steps, wrote, lock = 0, 0, threading.Lock()
-        request = azure.AzureService.request
+        steps, wrote, lock, last = 0, 0, threading.Lock(), None
+        begin, finish = azure.AzureService.begin, azure.Asked.finish
         def counted(service, method, name="", query=(), *more, **named):
-            nonlocal steps
+            nonlocal steps, last
             with lock:
                 steps += 1
-                mine = steps
+                mine, what = steps, f"{method} {name} {dict(query).get('comp')}"
                 if mine == step and not after:
-                    say(f"{method} {name} {dict(query).get('comp')}"); die()
+                    say(what); die()
+            asked = begin(service, method, name, query, *more, **named)
+            if mine == step:
+                last = asked, what
+            return asked
+        def finished(asked, *more):
             try:
-                return request(service, method, name, query, *more, **named)
+                return finish(asked, *more)
             finally:
-                if mine == step and after:
-                    say(f"{method} {name} {dict(query).get('comp')}"); die()
-        azure.AzureService.request = counted
+                if after and last and last[0] is asked:
+                    say(last[1]); die()
+        azure.AzureService.begin, azure.Asked.finish = counted, finished
         write_range = Small.write_range
         def writing(store, *part):
             nonlocal wrote
@@ -355,7 +360,7 @@ def start_anew():
                 if not info.is_marker: store.delete_unfinished(info.name)
             writing = store.begin_write(ObjectName("models/large"), 3)
             writing.write_part(0, 0, memoryview(b"old"))
-            writing.commit(b"0" * 16)
+            writing.commit(hashlib.md5(b"old").digest())
     assert forked(work)[0] == 0
 
 def written_down(names):

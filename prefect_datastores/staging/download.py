@@ -508,6 +508,10 @@ class _Settling:
 
     is_under_way = True
 
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
+
     def begin_flush(self) -> None:
         """Have the disk begin with the object."""
         if self._moving is not None:
@@ -564,6 +568,10 @@ class _Begun:
             return None
         moving.tell(reading.finish())
         return self._memory
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def finish(self) -> Done:
         """Bring the object here."""

@@ -279,11 +279,12 @@ class Sending:
     def give_up(self, error: BaseException) -> None:
         """Leave what the next transfer can go on with, and nothing else."""
         keep = bool(self._there) and not isinstance(error, _LEAVES_NOTHING)
+        self.writing.abort(keep=keep)
+        # Last, or a kill in between would leave what no journal tells of.
         if keep and self._resumption is not None:
             self._resumption.leave()
         else:
             self.end()
-        self.writing.abort(keep=keep)
 
 
 def _checksum(memory: memoryview) -> str:

@@ -190,11 +190,11 @@ class _Sending:
         finally:
             if committing is None:
                 lanes.memory.give_ahead(memory)
-        return _Begun(self, item, lanes, memory, committing) if committing is not None else None
+        return _Begun(self, item, lanes, memory, *committing) if committing is not None else None
 
     def _begin_commit(
         self, item: Send, memory: memoryview, lanes: Lanes
-    ) -> Pending[ObjectInfo] | None:
+    ) -> tuple[Writing, Pending[ObjectInfo]] | None:
         """Read a file and send it, where it has the length that it had; its version does not change then."""
         fd = self._folder.open_read(item.source.path)
         try:
@@ -206,7 +206,7 @@ class _Sending:
             self._check(item, fd, before, lanes)
         finally:
             os.close(fd)
-        return writing.begin_commit(digest)
+        return writing, writing.begin_commit(digest)
 
     def send(self, item: Send, lanes: Lanes, begun: _Begun | None = None) -> ObjectRow:
         """Store a file; `begun` is what was sent already."""
@@ -233,6 +233,8 @@ class _Sending:
             except ObjectExists:  # another writer came first
                 if self._overwrite != "replace":
                     raise
+            except PartLost:  # it is begun again
+                pass
         fd = self._folder.open_read(item.source.path)
         try:
             if item.verdict == "compare" and self._is_same(item, fd, lanes):
@@ -368,10 +370,11 @@ class _Begun:
         item: Send,
         lanes: Lanes,
         memory: memoryview,
+        writing: Writing,
         committing: Pending[ObjectInfo],
     ) -> None:
         self._sending, self._item, self._lanes = sending, item, lanes
-        self._memory, self._committing = memory, committing
+        self._memory, self._writing, self._committing = memory, writing, committing
         self._open = True
 
     @property
@@ -379,9 +382,17 @@ class _Begun:
         """Whether it was really sent."""
         return self._committing.is_under_way
 
+    def go_on(self) -> bool:
+        """Make the next request, where several are needed."""
+        return self._committing.go_on()
+
     def take(self) -> ObjectInfo:
         """Return what is stored."""
-        info = self._committing.finish()
+        try:
+            info = self._committing.finish()
+        except BaseException:
+            self._writing.abort()
+            raise
         self._lanes.progress.moved(info.size)
         return info
 

@@ -85,6 +85,12 @@ class Pending(Protocol[Result_co]):
     def is_under_way(self) -> bool:
         """Whether somebody works on it; else nothing is gained by having it before it is wanted."""
 
+    def go_on(self) -> bool:
+        """Where it takes several requests: wait for an answer, and make the next; tell whether one was.
+
+        It raises nothing: `finish` does.
+        """
+
     def finish(self) -> Result_co:
         """Wait for the answer and return it; raise what asking for it at once would have raised."""
 
@@ -101,6 +107,10 @@ class Later(Generic[Answer]):
     def __init__(self, request: Callable[[], Answer]) -> None:
         """Ask nobody yet."""
         self.finish = request
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def drop(self) -> None:
         """Do nothing: nobody was asked."""
@@ -119,6 +129,10 @@ class Failed(Generic[Answer]):
     def finish(self) -> Answer:
         """Raise the error."""
         raise self._error
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def drop(self) -> None:
         """Do nothing."""

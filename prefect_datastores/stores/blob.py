@@ -298,6 +298,9 @@ class _Committing:
     def is_under_way(self) -> bool:
         return self._asked.is_under_way
 
+    def go_on(self) -> bool:
+        return False
+
     def finish(self) -> ObjectInfo:
         return self._writing.committed(self._asked, self._digest)
 

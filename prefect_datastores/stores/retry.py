@@ -163,9 +163,11 @@ class RetryingStore(DecoratedStore):
             def once() -> Result:
                 return next(tries)()
 
-            return self._policy.call(what, once, self._tell, since=since)
+            sent_first = since if not wrapped.went_on else None
+            return self._policy.call(what, once, self._tell, since=sent_first)
 
-        return Wrapped(pending, finish)
+        wrapped = Wrapped(pending, finish)
+        return wrapped
 
     def begin_write(
         self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False

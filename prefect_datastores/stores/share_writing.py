@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -20,8 +19,9 @@ from prefect_datastores.errors import (
     PartLost,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Later, ObjectInfo, part_size
+from prefect_datastores.stores.base import Later, ObjectInfo, Pending, part_size
 from prefect_datastores.stores.decorated import Result
+from prefect_datastores.stores.steps import Steps, Stepwise
 from prefect_datastores.stores.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ShareWriting:
         self._file: tuple[str, str] | None = None
         self._to_be = store.unfinished.new_name()  # of one that is taken over
         self._begun: frozenset[int] = frozenset()
+        self._only_part: memoryview | None = None
         self._making = threading.Lock()
         self._written: dict[int, int] = {}
         self._is_described = self._renamed = False
@@ -119,7 +120,7 @@ class ShareWriting:
         self._written[index] = length
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        """Store one part; the only one makes the file.
+        """Store one part; the only one is sent with the commit.
 
         Raises:
             PartLost: it would be written over one of an earlier writing that had another content.
@@ -129,8 +130,8 @@ class ShareWriting:
             raise PartLost(
                 f"{self._store.url}/{self._name} was begun with another content; it is begun anew."
             )
-        if len(data) == self._size:
-            self._make(data, hashlib.md5(data, usedforsecurity=False).digest())
+        if len(data) == self._size and self._file is None:
+            self._only_part = data
         else:
             file = self._make()[0]
             self._on_hidden(lambda: self._store.write_range(file, offset, data))
@@ -150,43 +151,67 @@ class ShareWriting:
     def _lost(self) -> PartLost:
         return PartLost(f"{self._store.url}/{self._name}: the unfinished file was taken away.")
 
-    def _make(
-        self, content: memoryview | None = None, digest: bytes | None = None
-    ) -> tuple[str, str]:
-        """Return the name and id of the file, which the first part makes; with all its content, if that is one."""
+    def _make(self) -> tuple[str, str]:
+        """Return the name and id of the file, which the first part makes."""
         with self._making:
-            if self._file is None or content is not None:
-                name, told = self._store.new_file(self._size, content, described(digest))
-                self._file = name, told.get("x-ms-file-id", "")
-                self._last_write = told.get(WRITTEN, "") if digest else ""
-                self._is_described = digest is not None
+            if self._file is None:
+                name, answer = self._store.new_file(self._size, described(None))
+                self._file = name, answer.headers.get("x-ms-file-id", "")
             return self._file
 
     def commit(self, digest: bytes) -> ObjectInfo:
         """Give the file its name."""
+        self._store.carry_out(self._completing(digest))
+        return self._publish(digest)
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        """Begin to give the file its name; a version is compared when that is wanted, with nothing in between."""
+        if self._replaces is not None:
+            return Later(lambda: self.commit(digest))
+        return Stepwise(self._store.service, self._committing(digest), ahead=True)
+
+    def _committing(self, digest: bytes) -> Steps[ObjectInfo]:
+        yield from self._completing(digest)
+        return (yield from self._publishing(digest))
+
+    def _completing(self, digest: bytes) -> Steps[None]:
+        """Bring the file into the state in which it is to be seen."""
         if sum(self._written.values()) != self._size:
             raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
-        file, file_id = self._make(digest=None if self._size else digest)
-        if not self._is_described:
-            told = self._on_hidden(lambda: self._store.describe(file, described(digest)))
-            self._last_write, self._is_described = told.get(WRITTEN, ""), True
-        return self._publish(file, file_id, digest)
+        if self._is_described:
+            return
+        if self._file is None:
+            name, answer = yield from self._store.making(
+                self._size, described(digest), self._only_part
+            )
+            self._file = name, answer.headers.get("x-ms-file-id", "")
+        else:
+            try:
+                answer = yield self._store.describing(self._file[0], described(digest))
+            except ObjectNotFound:
+                raise self._lost() from None
+        self._last_write, self._is_described = answer.headers.get(WRITTEN, ""), True
 
-    def _publish(self, file: str, file_id: str, digest: bytes | None) -> ObjectInfo:
+    def _publish(self, digest: bytes | None) -> ObjectInfo:
         with self._store.changing(self._name):
-            if self._replaces is not None:
-                self._expect(self._replaces)
-            told = self._rename(file, file_id)
+            return self._store.carry_out(self._publishing(digest))
+
+    def _publishing(self, digest: bytes | None) -> Steps[ObjectInfo]:
+        if self._replaces is not None:
+            self._expect(self._replaces)
+        assert self._file is not None
+        told = yield from self._renaming(*self._file)
         return self._store.info_of(self._name, told, str(self._size), digest)
 
-    def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
+    def _renaming(self, file: str, file_id: str) -> Steps[Mapping[str, str]]:
         before, self._renamed = self._renamed, True
+        # Of the requests that come after the last write this is the one that takes metadata.
+        noted = {_NOTED: self._last_write} if self._last_write else {}
+        replace = not self._if_absent
         try:
-            # Of the requests that come after the last write this is the one that takes metadata.
-            noted = {_NOTED: self._last_write} if self._last_write else {}
-            return self._store.rename(
-                file, self._name, replace=not self._if_absent, metadata=noted
-            ).headers
+            answer = yield from self._store.renaming(
+                file, self._name, replace=replace, metadata=noted
+            )
         except (ObjectNotFound, ObjectExists) as error:
             ours = self._standing(self._name, file_id) if before else None
             if ours is not None:
@@ -194,6 +219,7 @@ class ShareWriting:
             if isinstance(error, (ObjectExists, FolderMissing)):
                 raise
             raise self._lost() from None
+        return answer.headers
 
     def _standing(self, name: str, file_id: str) -> Mapping[str, str] | None:
         """Return what is told of the file at a name, where it is this one."""
@@ -202,10 +228,6 @@ class ShareWriting:
             if file_id and headers.get("x-ms-file-id") == file_id:
                 return headers
         return None
-
-    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
-        """Give the file its name when that is wanted."""
-        return Later(lambda: self.commit(digest))
 
     def _expect(self, etag: str) -> None:
         try:
@@ -219,6 +241,7 @@ class ShareWriting:
 
     def abort(self, *, keep: bool = False) -> None:
         """Delete what there is of the file, unless the next writing goes on with it."""
+        self._only_part = None
         if self._file is not None and not keep:
             with contextlib.suppress(DatastoreError):
                 self._store.delete_unfinished(self._file[0])
@@ -256,8 +279,8 @@ class GrowingWriting(ShareWriting):
         with self._making:
             if self._file is None:
                 room = max(end, _FIRST_ROOM)
-                name, told = self._store.new_file(room, None, described(None))
-                self._file = name, told.get("x-ms-file-id", "")
+                name, answer = self._store.new_file(room, described(None))
+                self._file = name, answer.headers.get("x-ms-file-id", "")
                 self._room = room
             elif end > self._room:
                 room = max(end, self._room + min(self._room, _MOST_ROOM))
@@ -268,13 +291,13 @@ class GrowingWriting(ShareWriting):
     def commit(self, digest: bytes | None = None) -> ObjectInfo:
         """Make the whole visible; with no digest, one that came along with a copy is kept."""
         self._size = sum(self._written.values())
-        file, file_id = self._make()
+        file, _ = self._make()
         if not self._is_described:
             length = {"x-ms-content-length": str(self._size)}
             told = self._store.describe(file, {**described(digest), **length})
             self._last_write = told.get(WRITTEN, "") if digest else ""
             self._room, self._is_described = self._size, True
-        return self._publish(file, file_id, digest)
+        return self._publish(digest)
 
 
 def _token(name: str, file_id: str) -> str:
