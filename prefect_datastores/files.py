@@ -42,6 +42,10 @@ _NO_HARD_LINKS = {
 _WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _KEPT = 16  # directories whose handles are kept for the next file in them
+_ATTRIBUTE = "user.prefect_datastores.properties"
+_HAS_ATTRIBUTES = hasattr(os, "setxattr")  # not on macOS
+_NO_ATTRIBUTE = {errno.ENODATA, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_TOO_LONG = {errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EDQUOT}
 _ADVISES = hasattr(os, "posix_fadvise")  # not on macOS
 _NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -66,6 +70,18 @@ def local_error(error: OSError, path: object) -> DatastoreError:
     if error.errno == errno.ELOOP:
         return UnsafeName(f"A symbolic link stands at {path}; it is not followed.")
     return TransferError(f"The local path {path} failed: {reason}.")
+
+
+def read_attribute(fd: int, path: object) -> bytes | None:
+    """Return what was kept with a file beside its content, or None."""
+    if not _HAS_ATTRIBUTES:
+        return None
+    try:
+        return os.getxattr(fd, _ATTRIBUTE)
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTE:
+            return None
+        raise local_error(error, path) from error
 
 
 class Shown(NamedTuple):
@@ -446,6 +462,26 @@ class Folder:
             finally:
                 os.unlink(probe, dir_fd=self._fd)
 
+    def keeps_attributes(self) -> bool:
+        """Find out by trying whether something can be kept with a file beside its content."""
+        if not _HAS_ATTRIBUTES:
+            return False
+        probe = new_name()
+        with _translated(self.root):
+            fd = os.open(
+                probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._fd
+            )
+            try:
+                os.setxattr(fd, _ATTRIBUTE, b"?")
+                return os.getxattr(fd, _ATTRIBUTE) == b"?"
+            except OSError as error:
+                if error.errno in {*_NO_ATTRIBUTE, errno.EPERM, errno.EACCES}:
+                    return False
+                raise
+            finally:
+                os.close(fd)
+                os.unlink(probe, dir_fd=self._fd)
+
     def _has(self, name: str) -> bool:
         try:
             os.stat(name, dir_fd=self._fd, follow_symlinks=False)
@@ -479,6 +515,7 @@ class PartFile:
         self._workspace = workspace
         self._open = True
         self._sealed = self._flushed = False
+        self._is_taken = taken is not None
         try:
             self.name, self.fd = taken or self._new()
         except BaseException:
@@ -545,14 +582,43 @@ class PartFile:
             raise
         return True
 
-    def seal(self, times: tuple[float, float] | None = None, *, read_only: bool = False) -> None:
-        """Give the file its mode and times; nothing is written after that."""
+    def seal(
+        self,
+        modified: int | None = None,
+        *,
+        read_only: bool = False,
+        attribute: bytes | None = None,
+    ) -> None:
+        """Give the file its mode, and its time in nanoseconds; nothing is written after that.
+
+        `attribute` is kept with it beside its content, and read by `read_attribute`.
+
+        Raises:
+            TransferError: the disk does not keep that much beside a file.
+        """
         with _translated(self._folder.shown(self._path)):
             mode = self._folder._mode  # noqa: SLF001 - one room, two classes
+            if attribute is not None:
+                self._set_attribute(self.fd, attribute)
+            elif self._is_taken and _HAS_ATTRIBUTES:  # whose writer may have kept something
+                with contextlib.suppress(OSError):
+                    os.removexattr(self.fd, _ATTRIBUTE)
             os.fchmod(self.fd, mode & 0o555 if read_only else mode)
-            if times:
-                os.utime(self.fd, times)
+            if modified is not None:
+                os.utime(self.fd, ns=(modified, modified))
         self._sealed = True
+
+    def _set_attribute(self, fd: int, value: bytes) -> None:
+        try:
+            os.setxattr(fd, _ATTRIBUTE, value)
+        except OSError as error:
+            if error.errno not in _TOO_LONG | _NO_ATTRIBUTE:
+                raise
+            raise TransferError(
+                f"{self._folder.shown(self._path)} has {len(value)} bytes of properties, and its disk does not keep "
+                f"them with it ({error.strerror}): ext4 keeps about 4 KiB, XFS and btrfs more. Use another disk, or "
+                "leave keep_properties out for this object."
+            ) from error
 
     def begin_flush(self) -> None:
         """Have the disk begin with the file.
@@ -629,6 +695,8 @@ class PartFile:
                 info = os.fstat(self.fd)
                 os.fchmod(fd, stat.S_IMODE(info.st_mode))
                 os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+                if (attribute := read_attribute(self.fd, self.name)) is not None:
+                    self._set_attribute(fd, attribute)
                 os.fsync(fd)
             os.rename(beside, name, src_dir_fd=self._directory(), dst_dir_fd=self._directory())
         except BaseException:

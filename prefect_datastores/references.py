@@ -76,7 +76,14 @@ class DataReference(BaseModel):
         description="Whether uploaded files are seen one by one, or a folder all at once.",
     )
     keep_times: bool = Field(
-        False, title="Keep times", description="Whether downloaded files get the objects' times."
+        False,
+        title="Keep times",
+        description="Whether files and objects get the times of last change that the others have.",
+    )
+    keep_properties: bool = Field(
+        False,
+        title="Keep properties",
+        description="Whether attributes and access control of objects are kept, beside their content.",
     )
     require_digest: bool = Field(
         False,
@@ -165,6 +172,7 @@ class DataReference(BaseModel):
         allow_empty: bool = False,
         cache: bool = True,
         keep_times: bool = False,
+        keep_properties: bool = False,
         require_digest: bool = False,
     ) -> DataReference:
         """Return the reference as data that is downloaded before the script runs.
@@ -177,11 +185,15 @@ class DataReference(BaseModel):
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
             keep_times: give files the times at which their objects were last changed.
+            keep_properties: keep attributes and access control of each object with its file; an upload
+                with `keep_properties` gives them to an object again. Of file shares, and of data lakes
+                with a hierarchical namespace.
             require_digest: fail what the service holds no MD5 of, instead of checking its length alone.
         """
         return self._copy(
             mode="download",
             keep_times=keep_times,
+            keep_properties=keep_properties,
             require_digest=require_digest,
             cache=cache,
             path_on_compute=path_on_compute or "",
@@ -209,6 +221,8 @@ class DataReference(BaseModel):
         allow_empty: bool = False,
         when: When = "success",
         publish: Publish = "each",
+        keep_times: bool = False,
+        keep_properties: bool = False,
     ) -> DataReference:
         """Return the reference as data that is uploaded after the script ran.
 
@@ -222,6 +236,10 @@ class DataReference(BaseModel):
             when: after "success", after "failure", or "always".
             publish: "each" file is seen when it is stored, or "atomic": a folder has all of the new
                 content at once and nothing else, or what it had. A single file is seen at once anyway.
+            keep_times: give objects the times at which their files were last changed; of file shares
+                and local folders.
+            keep_properties: give objects the attributes and access control that a download kept with
+                their files; where there are none, those of the objects that they replace.
         """
         return self._copy(
             mode="upload",
@@ -232,6 +250,8 @@ class DataReference(BaseModel):
             allow_empty=allow_empty,
             when=when,
             publish=publish,
+            keep_times=keep_times,
+            keep_properties=keep_properties,
         )
 
     def __getstate__(self) -> dict[Any, Any]:

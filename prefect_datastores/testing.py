@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prefect_datastores.errors import (
+    ConfigurationError,
     ContainerNotFound,
     DatastoreError,
     IntegrityError,
@@ -35,9 +36,12 @@ from prefect_datastores.errors import (
     ObjectNotFound,
     PlaceTaken,
     SourceChanged,
+    TransferError,
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
     ObjectInfo,
     ObjectStore,
     Page,
@@ -46,6 +50,7 @@ from prefect_datastores.stores.base import (
 )
 from prefect_datastores.stores.listed import list_objects
 
+_MOMENT = 1_234_567_890  # seconds since the epoch
 ODD_NAMES = (
     "a b",
     " leading",
@@ -108,10 +113,11 @@ def begin(
     *,
     replaces: str | None = None,
     if_absent: bool = False,
+    extras: Extras = NO_EXTRAS,
 ) -> Writing:
     """Write all parts of an object, and leave the commit to the caller."""
     writing = store.begin_write(
-        ObjectName(name), len(content), replaces=replaces, if_absent=if_absent
+        ObjectName(name), len(content), replaces=replaces, if_absent=if_absent, extras=extras
     )
     for part in parts_of(store, content):
         writing.write_part(*part)
@@ -125,9 +131,10 @@ def put(
     *,
     replaces: str | None = None,
     if_absent: bool = False,
+    extras: Extras = NO_EXTRAS,
 ) -> ObjectInfo:
     """Store a whole object."""
-    writing = begin(store, name, content, replaces=replaces, if_absent=if_absent)
+    writing = begin(store, name, content, replaces=replaces, if_absent=if_absent, extras=extras)
     return writing.commit(md5_of(content))
 
 
@@ -353,6 +360,45 @@ class StoreContract:
         etags = {put(store, "a", b"same").etag for _ in range(3)}
         assert len(etags) == 3  # noqa: PLR2004
         assert store.head(ObjectName("a")).etag in etags
+
+    @pytest.mark.parametrize("size", ["empty", "many parts"])
+    def test_a_time_that_is_given_is_kept_or_refused(self, store: ObjectStore, size: str) -> None:
+        content, given = content_of(_sizes(store)[size]), Extras(modified=_MOMENT * 10**9)
+        if not store.capabilities.keeps_times:
+            with pytest.raises(ConfigurationError):
+                begin(store, "a", content, extras=given)
+            return
+        first = put(store, "a", content, extras=given)
+        second = put(store, "a", content, extras=given)
+        assert first.modified == second.modified == _MOMENT
+        assert first.etag != second.etag
+        assert store.head(ObjectName("a")) == second
+        (listed,) = list_objects(store, "")
+        assert (listed.modified, listed.etag) == (_MOMENT, second.etag)
+
+    @pytest.mark.parametrize("size", ["empty", "many parts"])
+    def test_properties_are_kept_or_refused(self, store: ObjectStore, size: str) -> None:
+        content, keeps = content_of(_sizes(store)[size]), Extras(keeps_properties=True)
+        if not store.capabilities.properties:
+            for given in (keeps, Extras(properties={})):
+                with pytest.raises(ConfigurationError):
+                    begin(store, "a", content, extras=given)
+            return
+        before = put(store, "a", b"of somebody")
+        properties = store.properties(ObjectName("a"), pin=before.etag)
+        assert properties
+        put(store, "sub/b", content, extras=Extras(properties=properties))
+        put(store, "a", content, replaces=before.etag, extras=keeps)
+        for name in ("a", "sub/b"):
+            assert store.properties(ObjectName(name), pin=None) == properties
+            assert get(store, name) == content
+        with pytest.raises(SourceChanged):
+            store.properties(ObjectName("a"), pin=before.etag)
+        with pytest.raises(ObjectNotFound):
+            store.properties(ObjectName("nothing"), pin=None)
+        with pytest.raises(TransferError):
+            begin(store, "c", content, extras=Extras(properties={"line": "a\r\nb: c"}))
+        assert names_below(store) == ["a", "sub/b"]
 
     @pytest.mark.parametrize("size", ["empty", "one byte", "many parts"])
     def test_if_absent_commits_only_where_none_is(self, store: ObjectStore, size: str) -> None:

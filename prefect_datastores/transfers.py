@@ -21,6 +21,7 @@ from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging import publish as publishing
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.generations import Publication
+from prefect_datastores.staging.keeping import Keep
 from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.published import refuse_published
 from prefect_datastores.staging.report import TransferReport
@@ -68,8 +69,14 @@ def download_request(reference: DataReference) -> downloading.DownloadRequest:
         overwrite=reference.overwrite,
         allow_empty=reference.allow_empty,
         keep_times=reference.keep_times,
+        keep_properties=reference.keep_properties,
         require_digest=reference.require_digest,
     )
+
+
+def kept(reference: DataReference) -> Keep:
+    """Return what of times and properties the reference asks to keep."""
+    return Keep(times=reference.keep_times, properties=reference.keep_properties)
 
 
 def fetch(
@@ -130,6 +137,7 @@ def deliver(
                 cancellation=cancellation,
                 progress=progress,
                 reopen=datastore.open_store,
+                keep=kept(reference),
             )
         return upload_files(
             store,
@@ -139,6 +147,7 @@ def deliver(
             cancellation=cancellation,
             progress=progress,
             journals=journals_root(),
+            keep=kept(reference),
         )
 
 
@@ -207,6 +216,7 @@ def _try_upload(datastore: FileDatastore, reference: DataReference) -> None:
     file = reference.path_on_compute.rpartition("/")[2]
     normal_path(join(reference.path_on_datastore, file))
     with datastore.open_store() as store:
+        kept(reference).check(store, at_once=reference.publish == "atomic" and not file)
         probe = join(
             reference.path_on_datastore, f".prefect-datastores-probe-{secrets.token_hex(6)}"
         )

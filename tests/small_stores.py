@@ -46,7 +46,7 @@ class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
     capabilities = Capabilities(
-        kind="small files", part_size=PART, is_remote=False, has_folders=True
+        kind="small files", part_size=PART, is_remote=False, has_folders=True, keeps_times=True
     )
 
 

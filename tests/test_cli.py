@@ -9,7 +9,26 @@ from pathlib import Path
 
 import pytest
 from azure.storage.blob import ContainerClient
+from click.testing import CliRunner, Result
+from pydantic import SecretStr
 from servers.azurite import Azurite
+
+from prefect_datastores import (
+    AccountKey,
+    Anonymous,
+    AzureBlobDatastore,
+    AzureCli,
+    Certificate,
+    ConnectionString,
+    Datastore,
+    Identity,
+    ManagedIdentity,
+    SasToken,
+    ServicePrincipal,
+    WorkloadIdentity,
+)
+from prefect_datastores.cli import main
+from prefect_datastores.datastores.auth import AzureAuth
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -138,3 +157,114 @@ def test_a_server_that_does_not_answer_is_said() -> None:
     done = run("list", "--json", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "Prefect's server does not answer at http://127.0.0.1:9/api" in done.stderr
     assert json.loads(done.stdout)["error"] == "DatastoreError"
+
+
+# -- each way to sign in ------------------------------------------------------------------------------
+
+PLACE = ("--container", "data", "--skip-validation")
+ACME = (*PLACE, "--account", "acme")
+PRINCIPAL = ("--tenant-id", "t", "--client-id", "c")
+STRING = "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=a2V5;EndpointSuffix=core.windows.net"
+WAYS: list[tuple[AzureAuth, tuple[str, ...], dict[str, str]]] = [
+    (Identity(), ACME, {}),
+    (Identity(identity_client_id="c"), (*ACME, "--sign-in", "identity", "--client-id", "c"), {}),
+    (AccountKey(account_key=SecretStr("a2V5")), ACME, {"ACCOUNT_KEY": "a2V5"}),
+    (SasToken(sas_token=SecretStr("sv=1&sig=x")), ACME, {"SAS_TOKEN": "sv=1&sig=x"}),
+    (
+        ConnectionString(connection_string=SecretStr(STRING)),
+        PLACE,
+        {"CONNECTION_STRING": STRING},
+    ),
+    (
+        ServicePrincipal(tenant_id="t", client_id="c", client_secret=SecretStr("s")),
+        (*ACME, *PRINCIPAL),
+        {"CLIENT_SECRET": "s"},
+    ),
+    (
+        Certificate(
+            certificate_tenant_id="t",
+            certificate_client_id="c",
+            certificate=SecretStr("/etc/app.pem"),
+            certificate_password=SecretStr("p"),
+        ),
+        (*ACME, *PRINCIPAL, "--certificate", "/etc/app.pem"),
+        {"CERTIFICATE_PASSWORD": "p"},
+    ),
+    (
+        ManagedIdentity(managed_identity_id="c"),
+        (*ACME, "--sign-in", "managed-identity", "--client-id", "c"),
+        {},
+    ),
+    (
+        WorkloadIdentity(workload_tenant_id="t", workload_client_id="c"),
+        (*ACME, "--sign-in", "workload-identity", *PRINCIPAL),
+        {},
+    ),
+    (AzureCli(cli_tenant_id="t"), (*ACME, "--sign-in", "azure-cli", "--tenant-id", "t"), {}),
+    (Anonymous(), (*ACME, "--sign-in", "anonymous"), {}),
+]
+
+
+def register(
+    name: str, *arguments: str, stdin: str = "", kind: str = "azure-blob", **secrets: str
+) -> Result:
+    variables = {f"PREFECT_DATASTORES_{key}": value for key, value in secrets.items()}
+    given = ["register", kind, name, *arguments]
+    return CliRunner().invoke(main, given, env=variables, input=stdin)
+
+
+@pytest.mark.parametrize(("auth", "arguments", "secrets"), WAYS)
+def test_each_way_to_sign_in_can_be_registered(
+    name: str, auth: AzureAuth, arguments: tuple[str, ...], secrets: dict[str, str]
+) -> None:
+    done = register(name, *arguments, **secrets)
+    assert done.exit_code == 0, done.output
+    found = Datastore.get(name)
+    Datastore.unregister(name)
+    assert isinstance(found, AzureBlobDatastore)
+    assert (found.account_name, found.auth) == ("acme", auth)
+
+
+def test_a_secret_can_be_typed(name: str) -> None:
+    for option, auth in (("--account-key", AccountKey), ("--client-secret", ServicePrincipal)):
+        more = PRINCIPAL if auth is ServicePrincipal else ()
+        done = register(name, *ACME, "--overwrite", option, "-", *more, stdin="typed-secret\n")
+        assert done.exit_code == 0, done.output
+        assert "typed-secret" not in done.output
+        found = Datastore.get(name)
+        assert isinstance(found, AzureBlobDatastore)
+        assert isinstance(found.auth, auth)
+    Datastore.unregister(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secrets", "says"),
+    [
+        (PLACE, {}, "--account, or --connection-string"),
+        (ACME, {"ACCOUNT_KEY": "a2V5", "SAS_TOKEN": "sv=1"}, "Two ways"),
+        ((*ACME, "--sign-in", "azure-cli"), {"ACCOUNT_KEY": "a2V5"}, "Two ways"),
+        ((*ACME, *PRINCIPAL), {}, "not how it signs in"),
+        ((*ACME, "--tenant-id", "t"), {"CLIENT_SECRET": "s"}, "needs --tenant-id and --client-id"),
+        ((*ACME, "--certificate", "app.pem"), {}, "needs --tenant-id and --client-id"),
+        ((*ACME, "--sign-in", "anonymous", "--tenant-id", "t"), {}, "takes no --tenant-id"),
+        ((*ACME, "--sign-in", "azure-cli", "--client-id", "c"), {}, "takes no --client-id"),
+        ((*ACME, "--grant-access"), {}, "needs subscription_id and resource_group"),
+        ((*PLACE, "--account", "other"), {"CONNECTION_STRING": STRING}, "of the account 'acme'"),
+    ],
+)
+def test_what_does_not_make_one_sign_in_is_refused(
+    name: str, arguments: tuple[str, ...], secrets: dict[str, str], says: str
+) -> None:
+    done = register(name, *arguments, **secrets)
+    assert done.exit_code == 2
+    assert says in done.output
+    assert not any(secret in done.output for secret in secrets.values() if len(secret) > 3)
+
+
+def test_a_connection_string_names_the_account_of_every_kind(name: str) -> None:
+    for kind, place in (("azure-file", "--share"), ("azure-data-lake-gen2", "--filesystem")):
+        arguments = (place, "data", "--skip-validation", "--overwrite")
+        done = register(name, *arguments, kind=kind, CONNECTION_STRING=STRING)
+        assert done.exit_code == 0, done.output
+        assert "acme" in done.output
+    Datastore.unregister(name)

@@ -56,7 +56,9 @@ def name(prefect_api: PrefectServer) -> Iterator[str]:
 
 
 def lake_of(**given: Any) -> AzureDataLakeGen2Datastore:
-    return AzureDataLakeGen2Datastore(**{"account_name": "account1", "filesystem": "data", **given})
+    return AzureDataLakeGen2Datastore(
+        **{"account_name": "account1", "container_name": "data", **given}
+    )
 
 
 def test_a_registered_data_lake_is_found_and_works(
@@ -169,8 +171,8 @@ def test_a_connection_string_tells_both_endpoints() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"filesystem": "Upper"}, "is refused"),
-        ({"filesystem": "two--dashes"}, "is refused"),
+        ({"container_name": "Upper"}, "is refused"),
+        ({"container_name": "two--dashes"}, "is refused"),
         ({"dfs_endpoint": "https://lake.acme.test?sig=x"}, "endpoint is refused"),
         ({"dfs_endpoint": "http://lake.acme.test"}, "in clear"),
         ({"protocol": "abfss"}, "is refused"),

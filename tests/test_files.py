@@ -246,9 +246,9 @@ def test_the_umask_decides_the_mode(root: Path, umask: int, mode: int) -> None:
 
 def test_a_file_can_carry_times(folder: Folder, root: Path) -> None:
     part = folder.part_file(FILE, 0)
-    part.seal((1_000_000_000, 1_200_000_000))
+    part.seal(1_200_000_000_123_456_789)
     part.publish(replace=True)
-    assert (root / "file").stat().st_mtime == 1_200_000_000
+    assert (root / "file").stat().st_mtime_ns == 1_200_000_000_123_456_789
 
 
 def test_what_was_written_reads_back_before_it_is_published(folder: Folder) -> None:

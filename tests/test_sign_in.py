@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import pickle
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -240,6 +243,22 @@ def test_a_certificate_that_is_none_is_refused_and_not_shown(
         shown = str(no.value)
         assert private.decode()[100:140] not in shown
         assert not password or password not in shown
+
+
+# -- file systems of fsspec -------------------------------------------------------------------------
+
+
+def test_a_file_system_of_blobs_signs_in_by_a_token_in_another_process(
+    secure: Azurite, authority: Identities, tmp_path: Path
+) -> None:
+    """aiohttp reads whom to trust when it is imported, so this process cannot."""
+    datastore = on(secure, by_secret(authority_url=authority.authority))
+    fs, path = datastore.filesystem(), datastore.filesystem_path
+    (tmp_path / "fs").write_bytes(pickle.dumps((fs, path("x"))))
+    program = "import pickle, sys; fs, path = pickle.load(open(sys.argv[1], 'rb')); fs.pipe_file(path, b'data')"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "fs")], check=True)
+    assert {asked["client_id"] for asked in authority.asked} == {CLIENT}
+    assert datastore.read_path("x") == b"data"
 
 
 # -- identities of machines -------------------------------------------------------------------------

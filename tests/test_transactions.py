@@ -56,7 +56,7 @@ def models(
         lake = request.getfixturevalue("data_lake")
         return AzureDataLakeGen2Datastore(
             account_name=lake.account,
-            filesystem=request.getfixturevalue("filesystem"),
+            container_name=request.getfixturevalue("filesystem"),
             auth=AccountKey(account_key=lake.key),
             protocol="http",
             endpoint=f"{lake.host}:{lake.blob_port}",

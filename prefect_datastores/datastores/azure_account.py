@@ -23,9 +23,10 @@ from prefect_datastores.datastores.auth import (
 )
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.credentials import sas_token_of, store_arguments
+from prefect_datastores.datastores.opened import blob_filesystem
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.names import account_name
+from prefect_datastores.names import account_name, join, normal_path
 from prefect_datastores.stores.connection_string import Connection, read_connection_string
 from prefect_datastores.stores.sas import Need, read_sas, said
 
@@ -97,6 +98,10 @@ class AzureAccountDatastore(FileDatastore, ABC):
         endpoint: str
         subscription_id: str
         resource_group: str
+
+        @property
+        def container_name(self) -> str:
+            """The name of the place in the account, as Azure ML calls it for every kind."""
 
     @field_validator("account_name", check_fields=False)
     @classmethod
@@ -211,6 +216,18 @@ class AzureAccountDatastore(FileDatastore, ABC):
         """What a SAS allows, and until when."""
         token = sas_token_of(self.auth)
         return f"SAS token: {read_sas(token)}" if token else ""
+
+    def filesystem(self, **options: Any) -> Any:
+        """Return adlfs, opened for the account's blobs; a path begins with the container."""
+        return blob_filesystem(*self._opened_by(), **options)
+
+    def filesystem_path(self, path: str | None = None) -> str:
+        """Return a path that begins with the container."""
+        return join(self.container_name, normal_path(path))
+
+    def _opened_by(self) -> tuple[str, str, AzureAuth, str]:
+        """Return what a file system of the account is opened by."""
+        return self.account_url, self.account_name, self.auth, self.endpoint
 
     def _signed_in(self) -> dict[str, Any]:
         """Return the arguments by which a store of this account signs in."""

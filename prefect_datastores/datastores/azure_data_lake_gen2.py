@@ -48,7 +48,7 @@ class AzureDataLakeGen2Datastore(AzureAccountDatastore):
     service: ClassVar[Service] = "blob"
 
     account_name: Account
-    filesystem: str = Field(
+    container_name: str = Field(
         title="Filesystem", description="The name of the filesystem (its container)."
     )
     auth: SignIn = NO_VALUE
@@ -64,20 +64,15 @@ class AzureDataLakeGen2Datastore(AzureAccountDatastore):
         json_schema_extra=not_prefilled,
     )
 
-    @field_validator("filesystem")
+    @field_validator("container_name")
     @classmethod
     def _filesystem(cls, value: str) -> str:
         return container_name(value)
 
     @property
-    def container_name(self) -> str:
-        """The name of the filesystem, as Azure ML calls it for every kind."""
-        return self.filesystem
-
-    @property
     def url(self) -> str:
         """Where the filesystem is."""
-        return f"{self.account_url}/{self.filesystem}"
+        return f"{self.account_url}/{self.container_name}"
 
     @property
     def dfs_url(self) -> str:
@@ -93,5 +88,5 @@ class AzureDataLakeGen2Datastore(AzureAccountDatastore):
 
     def _connect(self) -> ObjectStore:
         return DataLakeStore(
-            self.account_url, self.filesystem, dfs_url=self.dfs_url, **self._signed_in()
+            self.account_url, self.container_name, dfs_url=self.dfs_url, **self._signed_in()
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -19,9 +19,13 @@ from prefect_datastores.datastores.azure_account import (
     SignIn,
     Subscription,
 )
+from prefect_datastores.datastores.opened import share_filesystem
 from prefect_datastores.names import container_name
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.share import ShareStore
+
+if TYPE_CHECKING:
+    from prefect_datastores.filesystems import AzureFileShareFileSystem
 
 
 class AzureFileDatastore(AzureAccountDatastore):
@@ -81,3 +85,8 @@ class AzureFileDatastore(AzureAccountDatastore):
             allow_trailing_dots=self.allow_trailing_dots,
             **self._signed_in(),
         )
+
+    def filesystem(self, **options: Any) -> AzureFileShareFileSystem:
+        """Return the file system of the account's shares; a path begins with the share."""
+        given = {"allow_trailing_dots": self.allow_trailing_dots, **options}
+        return share_filesystem(*self._opened_by(), **given)

@@ -28,6 +28,7 @@ from prefect_datastores.references import DataReference, Publish, When, checked_
 from prefect_datastores.settings import cache_limits, journals_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.keeping import Keep
 from prefect_datastores.staging.plan import overwrite_rule
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.publish import publish as publish_folder
@@ -115,6 +116,29 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         with closing(store), stop.calling(store.interrupt):
             yield store
 
+    # -- for other libraries --------------------------------------------------------------------
+
+    @abstractmethod
+    def filesystem(self, **options: Any) -> Any:
+        """Return a file system of fsspec in which the datastore is, for pandas, dask and the like.
+
+        It signs in as the datastore does, and reads and writes directly: nothing is staged, and the
+        promises are its own. `filesystem_path` says where something of the datastore is in it. What
+        was published at once is seen as it is stored. As with any file system of fsspec, its
+        pickles hold the credential. `options` go to the file system as they are.
+
+        Raises:
+            ConfigurationError: a package is missing, or the way to sign in cannot be used.
+        """
+
+    @abstractmethod
+    def filesystem_path(self, path: str | None = None) -> str:
+        """Return where a place of the datastore is in its `filesystem`.
+
+        Raises:
+            UnsafeName: the path has a `..`.
+        """
+
     # -- references ---------------------------------------------------------------------------
 
     def path(
@@ -177,6 +201,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         exclude: str | Iterable[str] = (),
         allow_empty: bool = False,
         publish: Publish = "each",
+        keep_times: bool = False,
+        keep_properties: bool = False,
     ) -> TransferReport:
         """Store every file of a folder, hidden ones too; each appears whole or not at all.
 
@@ -190,11 +216,16 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty: accept that there is nothing to upload.
             publish: "each" file is seen when it is stored, or "atomic": the folder has all of the new
                 content at once and nothing else, or what it had.
+            keep_times: give objects the times at which their files were last changed; of file shares
+                and local folders.
+            keep_properties: give objects the attributes and access control that a download kept with
+                their files; where there are none, those of the objects that they replace. Of file
+                shares, and of data lakes with a hierarchical namespace.
 
         Raises:
             ObjectNotFound: there is nothing to upload.
             StageFailed: a file failed; the report in it has a row for each.
-            ConfigurationError: `src_dir` is no folder.
+            ConfigurationError: `src_dir` is no folder, or the service does not have what is to be kept.
             UnsafeName, NameCollision: names that the service cannot hold; nothing was moved.
             ObjectExists: `overwrite="fail"` and something is there; nothing was moved. Or another
                 atomic publish came first.
@@ -205,7 +236,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             raise ObjectNotFound(
                 f"Nothing to upload: {src_dir} has no files{chosen}. Say allow_empty=True if that is fine."
             )
-        return self._upload(source, target_path, overwrite, show_progress, publish)
+        keep = Keep(times=keep_times, properties=keep_properties)
+        return self._upload(source, target_path, overwrite, show_progress, publish, keep)
 
     def upload_files(
         self,
@@ -214,16 +246,22 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         target_path: str | None = None,
         overwrite: bool | str = False,
         show_progress: bool = True,
+        *,
+        keep_times: bool = False,
+        keep_properties: bool = False,
     ) -> TransferReport:
         """Store single files, named relative to `relative_root` or to their common folder.
 
+        `keep_times` and `keep_properties` are as for `upload`.
+
         Raises:
-            ConfigurationError: a file is missing or lies outside of `relative_root`.
+            ConfigurationError: a file is missing or lies outside of `relative_root`, or the service does
+                not have what is to be kept.
             StageFailed, UnsafeName, NameCollision, ObjectExists: as for `upload`.
         """
-        return self._upload(
-            files_source(files, relative_root), target_path, overwrite, show_progress
-        )
+        source = files_source(files, relative_root)
+        keep = Keep(times=keep_times, properties=keep_properties)
+        return self._upload(source, target_path, overwrite, show_progress, "each", keep)
 
     def _upload(
         self,
@@ -231,7 +269,8 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         target: str | None,
         overwrite: bool | str,
         show: bool,
-        publish: Publish = "each",
+        publish: Publish,
+        keep: Keep,
     ) -> TransferReport:
         rule = overwrite_rule(overwrite)
         if publish not in get_args(Publish):
@@ -247,6 +286,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
                     cancellation=stop,
                     progress=progress,
                     reopen=self.open_store,
+                    keep=keep,
                 )
             return upload(
                 store,
@@ -256,6 +296,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
                 cancellation=stop,
                 progress=progress,
                 journals=journals_root(),
+                keep=keep,
             )
 
     def download(
@@ -270,6 +311,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         allow_empty: bool = False,
         cache: bool = True,
         keep_times: bool = False,
+        keep_properties: bool = False,
         require_digest: bool = False,
     ) -> TransferReport:
         """Fetch a file or a folder below `target_path`, each file whole and of one version.
@@ -286,6 +328,9 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty: accept that nothing matches.
             cache: take what this machine has of an earlier download, and keep this one for later.
             keep_times: give files the times at which their objects were last changed.
+            keep_properties: keep attributes and access control of each object with its file, for an upload
+                that is to give them to an object again. Of file shares, and of data lakes with a
+                hierarchical namespace; the disk needs extended attributes.
             require_digest: fail what the service holds no MD5 of, instead of checking its length alone.
 
         Raises:
@@ -293,6 +338,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             StageFailed: a file failed; the report in it has a row for each.
             UnsafeName, NameCollision: names that cannot be files here; nothing was moved.
             ObjectExists: `overwrite="fail"` and something is there; nothing was moved.
+            ConfigurationError: the service or the disk does not have what is to be kept.
         """
         request = DownloadRequest(
             path=prefix or "",
@@ -302,6 +348,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
             allow_empty=allow_empty,
             whole_names=True,
             keep_times=keep_times,
+            keep_properties=keep_properties,
             require_digest=require_digest,
         )
         stop, progress = Cancellation(), display_for(show_progress)

@@ -7,6 +7,7 @@ import binascii
 import os
 import re
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,42 @@ def account_of(auth: AzureAuth) -> str:
 def by_token(auth: AzureAuth) -> bool:
     """Tell whether that way to sign in is an identity's, by a token."""
     return type(auth) in _MAKERS
+
+
+class BlockCredential:
+    """Gets tokens by the way to sign in of a block; another process that it is sent to makes its own."""
+
+    def __init__(self, auth: AzureAuth, endpoint: str) -> None:
+        """Ask nobody yet; the endpoint tells the cloud."""
+        self._auth, self._endpoint = auth, endpoint
+        self._begin()
+
+    def _begin(self) -> None:
+        self._making = threading.Lock()
+        self._made: TokenCredential | None = None
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Return a token.
+
+        Raises:
+            ConfigurationError: the way to sign in cannot be used as it is.
+        """
+        return self._credential().get_token(*scopes, **options)
+
+    def _credential(self) -> TokenCredential:
+        with self._making:
+            if self._made is None:
+                self._made = token_credential(self._auth, self._endpoint)
+            return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process makes it of; a secret is in it, as in the file system's own state."""
+        return {"auth": self._auth, "endpoint": self._endpoint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin anew."""
+        self._auth, self._endpoint = state["auth"], state["endpoint"]
+        self._begin()
 
 
 def token_credential(auth: AzureAuth, endpoint: str = "") -> TokenCredential:

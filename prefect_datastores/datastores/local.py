@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, field_validator
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.names import join, normal_path
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.local import LocalStore
 
@@ -59,3 +61,11 @@ class LocalDatastore(FileDatastore):
 
     def _connect(self) -> ObjectStore:
         return LocalStore(Path(self.root))
+
+    def filesystem(self, **options: Any) -> LocalFileSystem:
+        """Return the file system of this machine; folders come with the files in them, as everywhere."""
+        return LocalFileSystem(**{"auto_mkdir": True, **options})
+
+    def filesystem_path(self, path: str | None = None) -> str:
+        """Return an absolute path."""
+        return join(self.root.rstrip("/"), normal_path(path)) or "/"

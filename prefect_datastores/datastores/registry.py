@@ -162,7 +162,7 @@ class Datastore:
         chosen = one_sign_in(auth, sas_token, account_key)
         with as_configuration_error():
             datastore = AzureFileDatastore(
-                account_name=account_name,
+                account_name=account_name or account_of(chosen),
                 file_share_name=file_share_name,
                 auth=chosen,
                 protocol=protocol or "https",
@@ -238,7 +238,7 @@ class Datastore:
         with as_configuration_error():
             datastore = AzureDataLakeGen2Datastore(
                 account_name=account_name or account_of(chosen),
-                filesystem=filesystem,
+                container_name=filesystem,
                 auth=chosen,
                 protocol=protocol or "https",
                 endpoint=endpoint or "core.windows.net",

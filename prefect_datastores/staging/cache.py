@@ -141,8 +141,8 @@ class Cache:
             self.forget(key)
         return None
 
-    def add(self, key: str, part: PartFile) -> None:
-        """Keep what is whole, verified and flushed under one more name."""
+    def add(self, key: str, part: PartFile, *, shares: bool) -> None:
+        """Keep what is whole, verified and flushed under one more name, or as a copy unless it `shares`."""
         if self._broken:
             return
         with self._guarded():
@@ -153,7 +153,7 @@ class Cache:
             if key[:2] not in self._shards:
                 Path(path).parent.mkdir(exist_ok=True, mode=0o700)
                 self._shards.add(key[:2])
-            if not part.link_to(path):
+            if not (shares and part.link_to(path)):
                 inode, changed = self._copy(part.fd, Path(path))
             with self._lock:
                 self._added[key] = (size, inode, changed)
@@ -281,9 +281,9 @@ class Entry:
         """Fill the memory with what the entry has at `offset`; tell whether there is as much."""
         return self.fd is not None and os.preadv(self.fd, [memory], offset) == len(memory)
 
-    def add(self, part: PartFile) -> None:
-        """Fill the empty place."""
-        self._cache.add(self._key, part)
+    def add(self, part: PartFile, *, shares: bool = True) -> None:
+        """Fill the empty place; a file that has what is not the object's content does not share itself."""
+        self._cache.add(self._key, part, shares=shares)
 
     def forget(self) -> None:
         """Drop the entry: it is not what it was."""

@@ -35,6 +35,7 @@ from prefect_datastores.staging.cache import Cache, CacheLimits, Entry, opened
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
 from prefect_datastores.staging.engine import Done, Lanes, Limits, run
+from prefect_datastores.staging.keeping import Keep, check_disk, nanoseconds_of, to_attribute
 from prefect_datastores.staging.plan import (
     FOLDER,
     NO_FILE,
@@ -68,7 +69,8 @@ class DownloadRequest:
 
     With `whole_names` a file keeps its name from the store's root (as `Datastore.download` of Azure
     ML lays out files); without, it is laid out relative to `path`. With `keep_times` a file gets the
-    time at which the object was last changed at the service. With `require_digest` an object of
+    time at which the object was last changed at the service, and with `keep_properties` what the
+    service keeps of the object beside its content, in an extended attribute. With `require_digest` an object of
     which the service holds no MD5 fails, unless it is empty: then its length says all.
     """
 
@@ -80,6 +82,7 @@ class DownloadRequest:
     whole_names: bool = False
     keep_times: bool = False
     require_digest: bool = False
+    keep_properties: bool = False
 
     def selection(self, prefix: str) -> Selection:
         """Return the selection below `prefix`."""
@@ -163,12 +166,16 @@ def download(
         StageFailed: an object failed; the others were tried, and the report has a row for each.
         LocalDiskFull: the disk cannot hold the plan; nothing was written.
         TransferCancelled: `cancellation` was set; what came of large objects is kept for the next run.
+        ConfigurationError: properties are to be kept, and the service or the disk has none.
         DatastoreError: as `plan` says.
     """
     began, progress = time.monotonic(), progress or Silent()
     cancellation = cancellation or Cancellation()
     source = f"{store.url}/{normal_path(request.path)}".rstrip("/")
+    Keep(properties=request.keep_properties).check(store)
     with Folder(destination, create=True) as folder:
+        if request.keep_properties:
+            check_disk(folder)
         planning, listing = _planning(store, folder, request)
 
         def finish() -> None:
@@ -276,6 +283,7 @@ class _Fetching:
     ) -> None:
         self._store, self._folder, self._overwrite = store, folder, request.overwrite
         self._keep_times, self._require_digest = request.keep_times, request.require_digest
+        self._kind = store.capabilities.properties if request.keep_properties else ""
         self._resumption, self._cache, self._failed = resumption, cache, False
         self._wait, capabilities = wait, store.capabilities
         self._begins_ahead, self._lists_digest = (
@@ -295,7 +303,7 @@ class _Fetching:
         info = item.info
         if not self._begins_ahead or item.verdict != "move" or not 0 < info.size <= self._small:
             return None
-        if self._lacks_digest(info):
+        if self._lacks_digest(info) or self._kind:  # properties are one request more
             return None
         if self._cache is not None and self._cache.holds(self._store.url, info):
             return None
@@ -389,14 +397,26 @@ class _Fetching:
                     )
             if self._require_digest and moving.digest is None and item.info.size:
                 moving.digest = self._required_digest(item)
-            times = (item.info.modified,) * 2 if self._keep_times and item.info.modified else None
-            moving.receiving.part.seal(times, read_only=entry is not None and entry.links)
+            moving.receiving.part.seal(
+                nanoseconds_of(item.info.modified)
+                if self._keep_times and item.info.modified is not None
+                else None,
+                read_only=entry is not None and entry.links and not self._kind,
+                attribute=self._attribute(item),
+            )
         except BaseException as error:
             if entry and isinstance(error, _Damaged):
                 entry.forget()
             self.give_up(moving, error)
             raise
         return moving
+
+    def _attribute(self, item: Fetch) -> bytes | None:
+        """Return what the file is to have of the object's properties."""
+        if not self._kind:
+            return None
+        told = self._store.properties(item.name, pin=item.info.etag or None)
+        return to_attribute(self._kind, told)
 
     def _required_digest(self, item: Fetch) -> bytes:
         digest = stored_digest(self._store, item.info)
@@ -409,7 +429,7 @@ class _Fetching:
         try:
             part.flush()
             if entry and not moving.cached:
-                entry.add(part)
+                entry.add(part, shares=not self._kind)
             self._wait()
             moving.lanes.cancellation.check()
             moving.receiving.publish(replace=self._overwrite in {"replace", "if_changed"})
@@ -427,8 +447,8 @@ class _Fetching:
     def _receive(self, item: Fetch, entry: Entry | None) -> Receiving:
         """Open the part file of an object: the entry of the cache itself, one left earlier, or a new one."""
         size = item.info.size
-        # The time of the entry itself tells whether anybody wrote to it.
-        links = entry if not self._keep_times else None
+        # The time of the entry itself tells whether anybody wrote to it, and others are given it as well.
+        links = entry if not (self._keep_times or self._kind) else None
         if links and (taken := links.link_into(self._folder.workspace())):
             return Receiving(self._folder.part_file(item.path, size, taken))
         step = part_size(self._store.capabilities, size)

@@ -45,6 +45,7 @@ from prefect_datastores.staging.generations import (
     made_at,
     new_generation,
 )
+from prefect_datastores.staging.keeping import NOTHING, Keep
 from prefect_datastores.staging.lookup import Lookup
 from prefect_datastores.staging.plan import Overwrite, Send, check_names, plan_upload
 from prefect_datastores.staging.progress import Progress, Silent
@@ -54,6 +55,8 @@ from prefect_datastores.staging.spool import Spool
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
     Later,
     ObjectInfo,
     ObjectStore,
@@ -146,19 +149,23 @@ def publish(
     progress: Progress | None = None,
     reopen: Reopen | None = None,
     clock: Callable[[], float] = time.time,
+    keep: Keep = NOTHING,
 ) -> TransferReport:
     """Make the files of `source` the whole content of the folder `target`, in one step.
 
     Where there is no file, nothing is published. The report's `publication` is what `take_back`
-    takes. `reopen` opens the store once more, to tidy up after a cancel.
+    takes. `reopen` opens the store once more, to tidy up after a cancel. With `keep`, objects get the
+    times of their files.
 
     Raises:
         StageFailed: a file failed; the others were tried, and the folder is as it was.
         ObjectExists: something is there and `overwrite="fail"`, or another publish came first.
         IntegrityError: what is stored is not what was sent; the folder is as it was.
         TransferCancelled: `cancellation` was set; the folder is as it was.
+        ConfigurationError: properties are to be kept, or times that the service sets itself.
         DatastoreError: as `may_publish` and `upload` say.
     """
+    keep.check(store, at_once=True)
     publishing = _Publishing(
         store,
         source,
@@ -167,6 +174,7 @@ def publish(
         cancellation or Cancellation(),
         reopen,
         clock,
+        keep,
     )
     return publishing.run(overwrite, progress or Silent())
 
@@ -183,7 +191,9 @@ class _Publishing:
         cancellation: Cancellation,
         reopen: Reopen | None,
         clock: Callable[[], float],
+        keep: Keep,
     ) -> None:
+        self._keep = keep
         self._store, self._source, self._folder = store, source, folder
         self._limits, self._cancellation = limits, cancellation
         self._reopen, self._clock = reopen, clock
@@ -214,6 +224,7 @@ class _Publishing:
                 limits=self._limits,
                 cancellation=self._cancellation,
                 progress=progress,
+                keep=self._keep,
             )
             count, size = _verify(self._store, place, ledger)
             self._cancellation.check()
@@ -516,10 +527,16 @@ class _Staging(DecoratedStore):
         raise ObjectNotFound(f"A new generation has no {name!r}.")
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> Writing:
         staged = ObjectName(join(self._place, name[self._shown :]))
-        writing = self._inner.begin_write(staged, size, if_absent=True)
+        writing = self._inner.begin_write(staged, size, if_absent=True, extras=extras)
         return _StagedWriting(writing, size, self._around, self._ahead, staged, self._ledger)
 
 

@@ -22,13 +22,14 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, local_error
+from prefect_datastores.files import Folder, local_error, read_attribute
 from prefect_datastores.names import folder_prefix, normal_path
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import SMALL, failed_row, raise_failures
 from prefect_datastores.staging.engine import Lanes, Limits, run
 from prefect_datastores.staging.generations import is_kept_for_publishing
+from prefect_datastores.staging.keeping import NOTHING, Keep, from_attribute, to_microseconds
 from prefect_datastores.staging.lookup import Lookup
 from prefect_datastores.staging.plan import (
     Overwrite,
@@ -43,6 +44,8 @@ from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
     ObjectInfo,
     ObjectStore,
     Pending,
@@ -96,8 +99,12 @@ def upload(
     cancellation: Cancellation | None = None,
     progress: Progress | None = None,
     journals: Path | None = None,
+    keep: Keep = NOTHING,
 ) -> TransferReport:
     """Store the files of `source` below `target`; return only when each is committed.
+
+    With `keep`, objects get the times of the files, and the properties that files have of objects
+    of the same kind of service; else, of what they replace. What is the same is left as it is.
 
     With `journals`, a folder of this user on this machine, an upload that was interrupted is gone
     on with where the service kept parts of it.
@@ -105,8 +112,10 @@ def upload(
     Raises:
         StageFailed: a file failed; the others were tried, and the report has a row for each.
         TransferCancelled: `cancellation` was set; what is committed is whole.
+        ConfigurationError: the service does not have what is to be kept.
         DatastoreError: as `plan` says.
     """
+    keep.check(store)
     began, progress, target = time.monotonic(), progress or Silent(), normal_path(target)
     made = plan(store, source, target, overwrite)
     destination = f"{store.url}/{target}".rstrip("/")
@@ -114,7 +123,7 @@ def upload(
         folder = opened.enter_context(Folder(source.root))
         resumption = _resumption(opened, journals, destination) if journals else None
         progress.begin(f"Uploading to {store.url}", len(made.sends), made.size)
-        with _Sending(store, folder, overwrite, resumption) as sending:
+        with _Sending(store, folder, overwrite, resumption, keep) as sending:
             rows = run(
                 made.sends,
                 sending.send,
@@ -156,9 +165,11 @@ class _Sending:
         folder: Folder,
         overwrite: Overwrite,
         resumption: Resumption | None,
+        keep: Keep,
     ) -> None:
         self._store, self._folder, self._overwrite = store, folder, overwrite
         self._resumption, self._failed = resumption, False
+        self._keep = keep
 
     def __enter__(self) -> _Sending:
         return self
@@ -174,7 +185,7 @@ class _Sending:
     def begin(self, item: Send, lanes: Lanes) -> _Begun | None:
         """Send a small file, so that others can be sent before the service answers."""
         size, capabilities = item.source.size, self._store.capabilities
-        if not capabilities.commits_ahead or item.verdict != "move":
+        if not capabilities.commits_ahead or item.verdict != "move" or self._keep.properties:
             return None
         if size > min(SMALL, capabilities.part_size):
             return None
@@ -201,7 +212,7 @@ class _Sending:
             before = os.fstat(fd)
             if before.st_size != len(memory):
                 return None
-            writing = self._begin(item, before.st_size)
+            writing = self._begin(item, fd, before)
             digest = self._send_only_part(writing, item, fd, memory)
             self._check(item, fd, before, lanes)
         finally:
@@ -266,7 +277,7 @@ class _Sending:
     def _move(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
         before = os.fstat(fd)
         size, step = before.st_size, part_size(self._store.capabilities, before.st_size)
-        writing = self._begin(item, size)
+        writing = self._begin(item, fd, before)
         sending = self._sending(writing, item, size, step)
         try:
             if size > step:
@@ -305,10 +316,25 @@ class _Sending:
             raise _changed(item)
         lanes.cancellation.check()
 
-    def _begin(self, item: Send, size: int) -> Writing:
-        if self._overwrite == "if_changed" and item.replaces is not None:
-            return self._store.begin_write(item.name, size, replaces=item.replaces.etag)
-        return self._store.begin_write(item.name, size, if_absent=self._overwrite != "replace")
+    def _begin(self, item: Send, fd: int, before: os.stat_result) -> Writing:
+        size, extras = before.st_size, self._extras(item, fd, before)
+        replaces = item.replaces.etag if item.replaces is not None else None
+        if self._overwrite == "if_changed" and replaces is not None:
+            return self._store.begin_write(item.name, size, replaces=replaces, extras=extras)
+        if_absent = self._overwrite != "replace"
+        return self._store.begin_write(item.name, size, if_absent=if_absent, extras=extras)
+
+    def _extras(self, item: Send, fd: int, before: os.stat_result) -> Extras:
+        """Return what the object is to have beside its content."""
+        if self._keep == NOTHING:
+            return NO_EXTRAS
+        properties = None
+        if self._keep.properties:
+            kind = self._store.capabilities.properties
+            value = read_attribute(fd, item.source.path)
+            properties = from_attribute(value, kind, item.source.relative)
+        modified = to_microseconds(before.st_mtime_ns) if self._keep.times else None
+        return Extras(modified, properties, keeps_properties=self._keep.properties)
 
     def _sending(self, writing: Writing, item: Send, size: int, step: int) -> Sending:
         """Return what writes down the parts of an object; one part alone is sent as quickly as looked for."""

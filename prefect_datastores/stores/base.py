@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from prefect_datastores.errors import SourceChanged, TransferError
+from prefect_datastores.errors import ConfigurationError, SourceChanged, TransferError
 from prefect_datastores.names import NameRules, ObjectName
 
 _OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).digest()
@@ -76,6 +76,32 @@ class Capabilities:
     """A listing is of one folder; one of all below it is made of many."""
     has_folders: bool = False
     """Folders are things of their own, which stay when empty and get another name in one step."""
+    keeps_times: bool = False
+    """An object can be given the time of its last change."""
+    properties: str = ""
+    """The kind of properties that objects have beside their content; "" for none."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What an object is given beside its content, in the step in which it becomes visible.
+
+    `modified` is the time of its last change, in nanoseconds since the epoch. `properties` are such
+    as `ObjectStore.properties` tells of another object. With `keeps_properties`, an object that is
+    given none gets those of the one that it replaces.
+    """
+
+    modified: int | None = None
+    properties: Mapping[str, str] | None = None
+    keeps_properties: bool = False
+
+    @property
+    def has_properties(self) -> bool:
+        """Whether anything is said about properties."""
+        return self.keeps_properties or self.properties is not None
+
+
+NO_EXTRAS = Extras()
 
 
 class Pending(Protocol[Result_co]):
@@ -263,10 +289,24 @@ class ObjectStore(Protocol):
         *,
         replaces: str | None = None,
         if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> Writing:
         """Begin an object of `size` bytes; parts are `part_size(size)` long, the last one shorter.
 
         `replaces` commits only over the version with that ETag; `if_absent` only where none is.
+
+        Raises:
+            ConfigurationError: the store does not keep what `extras` has.
+            TransferError: the properties are none that the service could have told.
+        """
+
+    def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
+        """Return what the service keeps of a version beside its content; only where `capabilities` name a kind.
+
+        Raises:
+            ObjectNotFound: there is none.
+            SourceChanged: it is another version than `pin`.
+            TransferError: the service told what cannot be.
         """
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
@@ -307,6 +347,14 @@ class ObjectStore(Protocol):
         """Let go of connections; the store is not used again."""
 
 
+class NoProperties:
+    """What a store answers whose objects are content, and nothing beside it."""
+
+    def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
+        """Refuse: `capabilities` name no kind of properties."""
+        raise NotImplementedError
+
+
 class NoFolders:
     """What a store answers in which a folder is no more than the names that begin with it."""
 
@@ -323,6 +371,31 @@ class NoFolders:
     def remove_folder(self, name: ObjectName) -> None:
         """Refuse: `has_folders` is not set."""
         raise NotImplementedError
+
+
+def check_kept(store: ObjectStore, *, times: bool, properties: bool) -> None:
+    """Return when objects of the store can be given times, and have properties, as far as that is wanted.
+
+    Raises:
+        ConfigurationError: they cannot.
+    """
+    can = store.capabilities
+    if times and not can.keeps_times:
+        raise ConfigurationError(
+            f"keep_times=True cannot be had in {store.url}: {can.kind} sets the time of each object itself. "
+            "Leave keep_times out, or upload to a file share or a local folder. Nothing was moved."
+        )
+    if properties and not can.properties:
+        raise ConfigurationError(
+            f"keep_properties=True cannot be had in {store.url}: {can.kind} has no attributes and no access "
+            "control of single objects. Leave keep_properties out; file shares have such properties, and "
+            "data lakes with a hierarchical namespace. Nothing was moved."
+        )
+
+
+def check_extras(store: ObjectStore, extras: Extras) -> None:
+    """Return when the store keeps what an object is to be given; it raises what `check_kept` does."""
+    check_kept(store, times=extras.modified is not None, properties=extras.has_properties)
 
 
 def stored_digest(store: ObjectStore, info: ObjectInfo) -> bytes | None:

@@ -19,7 +19,17 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, NoFolders, ObjectInfo, Page, Pending
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Capabilities,
+    Extras,
+    NoFolders,
+    NoProperties,
+    ObjectInfo,
+    Page,
+    Pending,
+    check_extras,
+)
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
 from prefect_datastores.stores.ranges import Asking, Reading
 from prefect_datastores.stores.signing import signer_of
@@ -31,7 +41,7 @@ _BLOCK = re.compile(rb"<Block>\s*<Name>([^<]*)</Name>\s*<Size>(\d+)</Size>")
 _CONTAINER = (("restype", "container"),)
 
 
-class BlobStore(NoFolders):
+class BlobStore(NoFolders, NoProperties):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
     flat: ClassVar[Capabilities] = Capabilities(
@@ -145,9 +155,16 @@ class BlobStore(NoFolders):
         return Reading(self._service, name, offset, buffer, headers, ahead=ahead)
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> BlobWriting:
         """Begin a blob: blocks are staged, and seen by nobody before the commit."""
+        check_extras(self, extras)
         return BlobWriting(self._service, name, size, conditions_of(replaces, if_absent))
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:

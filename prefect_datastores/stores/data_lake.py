@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
@@ -26,8 +27,17 @@ from prefect_datastores.errors import (
     TransferError,
 )
 from prefect_datastores.names import NameRules, ObjectName
+from prefect_datastores.stores import access_control
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page, Pending
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Capabilities,
+    Extras,
+    ObjectInfo,
+    Page,
+    Pending,
+    check_extras,
+)
 from prefect_datastores.stores.blob import BlobStore, BlobWriting, conditions_of
 from prefect_datastores.stores.data_lake_writing import DataLakeWriting
 from prefect_datastores.stores.decorated import Wrapped
@@ -43,11 +53,14 @@ if TYPE_CHECKING:
 _REFUSED = frozenset(map(chr, range(32))) | {"\x7f"}
 _MOST_COMPONENTS, _MOST_FLAT = 61, 255
 _DIRECTORY = (("resource", "directory"),)
+_ACCESS = (("action", "getAccessControl"),)
+_SET_ACCESS = (("action", "setAccessControl"),)
 _WHERE_NONE_IS = {"If-None-Match": "*"}
 # What the SDKs send: by the other mode, a folder moves into one that has the name.
 _RENAME = (("mode", "legacy"),)
 # The service checks the rights of so many paths a request, and removes all of them by the last one.
 _REMOVE = (("recursive", "true"), ("paginated", "true"))
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MAY_BE_DONE = (ServiceBusy, EndpointUnreachable)
 
 
@@ -96,7 +109,13 @@ class DataLakeStore(BlobStore):
         if not self._has_folders():
             return self.flat
         kind = "Azure Data Lake Storage Gen2"
-        return replace(self.flat, kind=kind, has_folders=True, lists_by_folder=True)
+        return replace(
+            self.flat,
+            kind=kind,
+            has_folders=True,
+            lists_by_folder=True,
+            properties=access_control.KIND,
+        )
 
     def name_rules(self) -> NameRules:
         """Tell names by case, but not by dots at a component's end, which the service strips."""
@@ -185,13 +204,52 @@ class DataLakeStore(BlobStore):
     # -- writing --------------------------------------------------------------------------------
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> BlobWriting:
         """Begin a file: parts are staged, and seen by nobody before the commit."""
         if not self._has_folders():
-            return super().begin_write(name, size, replaces=replaces, if_absent=if_absent)
-        conditions = conditions_of(replaces, if_absent)
-        return DataLakeWriting(self, self._service, name, size, conditions)
+            return super().begin_write(
+                name, size, replaces=replaces, if_absent=if_absent, extras=extras
+            )
+        check_extras(self, extras)
+        given = extras.properties
+        if given is not None:
+            access_control.checked(given, f"{self.url}/{name}")
+        elif extras.keeps_properties and not if_absent:
+            given = self.access_of(name)
+            # What comes until the commit has access control that nobody looked at.
+            if_absent = given is None and replaces is None
+        writing = DataLakeWriting(
+            self, self._service, name, size, conditions_of(replaces, if_absent)
+        )
+        if given is not None:
+            writing.give_access(given, is_kept=extras.properties is None)
+        return writing
+
+    def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
+        """Return owner, group, permissions and access control list of one version."""
+        headers = {"If-Match": pin} if pin else {}
+        told = self._dfs.request("HEAD", name, _ACCESS, headers).headers
+        return access_control.told_properties(told, f"{self.url}/{name}")
+
+    def access_of(self, name: ObjectName) -> Mapping[str, str] | None:
+        """Return the same of whichever version is there; None where none is."""
+        try:
+            return self.properties(name, pin=None)
+        except ObjectNotFound:
+            return None
+
+    def give_access(self, name: ObjectName, wanted: Mapping[str, str]) -> None:
+        """Give a file that nobody sees yet the owner and the access control that are wanted; its version stays."""
+        given = access_control.changing_headers(wanted, self.properties(name, pin=None))
+        if given:
+            self._dfs.request("PATCH", name, _SET_ACCESS, given)
 
     def name_aside(self) -> ObjectName:
         """Return a name for what is to be renamed when it is whole."""
@@ -206,9 +264,8 @@ class DataLakeStore(BlobStore):
         Raises:
             ObjectExists: it is not.
         """
-        headers = {"x-ms-rename-source": self._dfs.signed_path(written.name), **conditions}
         try:
-            self._dfs.request("PUT", to, _RENAME, headers)
+            self._rename(ObjectName(written.name), to, conditions)
         except SourceChanged as error:
             raise ObjectExists(
                 f"{self.url}/{to} was written by somebody else meanwhile; it was left as it is."
@@ -251,8 +308,10 @@ class DataLakeStore(BlobStore):
             if self._version_of_folder(to) != version:
                 raise
 
-    def _rename(self, name: ObjectName, to: ObjectName) -> None:
-        headers = {"x-ms-rename-source": self._dfs.signed_path(name)}
+    def _rename(
+        self, name: ObjectName, to: ObjectName, conditions: Mapping[str, str] = _NONE
+    ) -> None:
+        headers = {"x-ms-rename-source": self._dfs.signed_path(name), **conditions}
         try:
             self._dfs.request("PUT", to, _RENAME, headers)
         except FolderMissing:

@@ -1,7 +1,8 @@
 """Files of a data lake, as they are written: as blobs, but over what the DFS endpoint wrote.
 
 The Blob endpoint stages no parts for such a file (of Spark, say, or azcopy). So the new one is
-written under another name, and takes its place by a rename, which keeps the conditions.
+written under another name, and takes its place by a rename, which keeps the conditions. A file that
+is to have the access control of another gets it there, before anybody sees it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ class DataLakeWriting(BlobWriting):
         self._target: ObjectName | None = None
         self._over: Mapping[str, str] = {}
         self._aside: ObjectInfo | None = None
+        self._access: Mapping[str, str] | None = None
+        self._keeps_access = self._has_access = False
+
+    def give_access(self, access: Mapping[str, str], *, is_kept: bool) -> None:
+        """Have the file appear with an access control; it `is_kept` where it is that of what is replaced.
+
+        So it is written aside, because at its own name it would be seen before it has that.
+        """
+        self._access, self._keeps_access = access, is_kept
+        self._step_aside()
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         """Stage one part."""
@@ -61,7 +72,17 @@ class DataLakeWriting(BlobWriting):
             return super().commit(digest)
         if self._aside is None:
             self._aside = self._committed_aside(digest)
+        if self._access is not None and not self._has_access:
+            self._store.give_access(self._name, self._access_now())
+            self._has_access = True
         return self._store.put_in_place(self._aside, self._target, self._over)
+
+    def _access_now(self) -> Mapping[str, str]:
+        """Return the access control to give: of what is replaced, as it is by now."""
+        assert self._access is not None
+        assert self._target is not None
+        now = self._store.access_of(self._target) if self._keeps_access else None
+        return now or self._access
 
     def _committed_aside(self, digest: bytes) -> ObjectInfo:
         try:

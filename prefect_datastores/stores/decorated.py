@@ -12,7 +12,9 @@ from typing import Generic, Protocol, TypeVar
 
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.base import (
+    NO_EXTRAS,
     Capabilities,
+    Extras,
     Later,
     ObjectInfo,
     ObjectStore,
@@ -185,21 +187,31 @@ class DecoratedStore(ABC):
         )
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> Writing:
         """Begin an object whose parts and commit are decorated as well."""
-        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent)
+        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras)
         return DecoratedWriting(writing, size, self._around, self._ahead)
 
     def _begin(
-        self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool
+        self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool, extras: Extras
     ) -> Writing:
         begin = self._inner.begin_write
         return self._around(
             "begin to write",
-            lambda: begin(name, size, replaces=replaces, if_absent=if_absent),
+            lambda: begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras),
             asks=False,
         )
+
+    def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
+        """Return what the service keeps of a version beside its content."""
+        return self._around("read the properties", lambda: self._inner.properties(name, pin=pin))
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one object."""

@@ -23,7 +23,16 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import Folder, PartFile, local_error
 from prefect_datastores.names import NameRules, ObjectName, RelativePath
-from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, Page
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Capabilities,
+    Extras,
+    Later,
+    NoProperties,
+    ObjectInfo,
+    Page,
+    check_extras,
+)
 from prefect_datastores.workspaces import is_part
 
 
@@ -35,12 +44,16 @@ def _info(name: str, info: os.stat_result) -> ObjectInfo:
     return ObjectInfo(name, info.st_size, _etag(info), modified=info.st_mtime)
 
 
-class LocalStore:
+class LocalStore(NoProperties):
     """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
 
     # Each page walks the folder anew, so one page holds all but the largest.
     capabilities = Capabilities(
-        kind="local", page_size=1_000_000, is_remote=False, has_folders=True
+        kind="local",
+        page_size=1_000_000,
+        is_remote=False,
+        has_folders=True,
+        keeps_times=True,
     )
 
     def __init__(self, root: Path) -> None:
@@ -197,11 +210,18 @@ class LocalStore:
         return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> _LocalWriting:
         """Begin a file: its bytes go to a part file beside it."""
+        check_extras(self, extras)
         part = self._folder().part_file(RelativePath(name), size)
-        return _LocalWriting(self, name, part, size, replaces, if_absent)
+        return _LocalWriting(self, name, part, size, replaces, if_absent, extras.modified)
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one file."""
@@ -268,9 +288,10 @@ class _LocalWriting:
         size: int,
         replaces: str | None,
         if_absent: bool,
+        modified: int | None,
     ) -> None:
         self._store, self._name, self._part, self._size = store, name, part, size
-        self._replaces, self._if_absent = replaces, if_absent
+        self._replaces, self._if_absent, self._modified = replaces, if_absent, modified
         self._written: dict[int, int] = {}
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
@@ -281,6 +302,7 @@ class _LocalWriting:
         if sum(self._written.values()) != self._size:
             self.abort()
             raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
+        self._part.seal(self._modified)
         with self._store.committing(self._name):
             if self._replaces is not None:
                 self._expect(self._replaces)

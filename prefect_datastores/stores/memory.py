@@ -17,7 +17,17 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
-from prefect_datastores.stores.base import Capabilities, Later, NoFolders, ObjectInfo, Page
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Capabilities,
+    Extras,
+    Later,
+    NoFolders,
+    NoProperties,
+    ObjectInfo,
+    Page,
+    check_extras,
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +36,12 @@ class _Object:
     info: ObjectInfo
 
 
-class MemoryStore(NoFolders):
+class MemoryStore(NoFolders, NoProperties):
     """Objects that live as long as the process."""
 
-    capabilities = Capabilities(kind="memory", stores_digest=True, part_size=64 * 1024)
+    capabilities = Capabilities(
+        kind="memory", stores_digest=True, part_size=64 * 1024, keeps_times=True
+    )
 
     def __init__(self, name: str = "memory", *, exists: bool = True) -> None:
         """Make an empty store; `exists=False` makes one whose container is missing."""
@@ -113,17 +125,35 @@ class MemoryStore(NoFolders):
         return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> _MemoryWriting:
         """Begin an object."""
+        check_extras(self, extras)
         self._content()
-        return _MemoryWriting(self, name, size, replaces, if_absent)
+        return _MemoryWriting(self, name, size, replaces, if_absent, extras.modified)
 
-    def put(self, name: str, content: bytes, digest: bytes | None = None) -> ObjectInfo:
+    def put(
+        self,
+        name: str,
+        content: bytes,
+        digest: bytes | None = None,
+        *,
+        modified: float | None = None,
+    ) -> ObjectInfo:
         """Store under any name, as a hostile service could list it; for tests of store users."""
         with self._lock:
             info = ObjectInfo(
-                name, len(content), f'"0x{next(self._versions):X}"', digest, time.time()
+                name,
+                len(content),
+                f'"0x{next(self._versions):X}"',
+                digest,
+                time.time() if modified is None else modified,
             )
             self._content()[name] = _Object(content, info)
         return info
@@ -159,9 +189,16 @@ class _MemoryWriting:
         raise NotImplementedError
 
     def __init__(
-        self, store: MemoryStore, name: ObjectName, size: int, replaces: str | None, if_absent: bool
+        self,
+        store: MemoryStore,
+        name: ObjectName,
+        size: int,
+        replaces: str | None,
+        if_absent: bool,
+        modified: int | None,
     ) -> None:
         self._store, self._name, self._size = store, name, size
+        self._modified = None if modified is None else modified / 1e9
         self._replaces, self._if_absent = replaces, if_absent
         self._parts: dict[int, bytes] = {}
 
@@ -183,7 +220,7 @@ class _MemoryWriting:
                 and (current is None or current.info.etag != self._replaces)
             ):
                 raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
-            return self._store.put(self._name, content, digest)
+            return self._store.put(self._name, content, digest, modified=self._modified)
 
     def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
         return Later(lambda: self.commit(digest))

@@ -18,7 +18,16 @@ from prefect_datastores.stores.signing import NoSigner, Query, SasSigner, Signer
 _CLOCK_SECONDS = 10 * 60  # a request's time may differ by fifteen minutes from the service's
 _NOT_ACCEPTED = {"AuthenticationFailed", "InvalidAuthenticationInfo"}
 BLOB_ROLES, FILE_ROLES = "Storage Blob Data", "Storage File Data Privileged"
-_READS = {"list", "read"}
+_READS = {"list", "read", "read access control"}
+_READ_PERMISSIONS, _STORE_PERMISSIONS = "read permissions of files", "store permissions of files"
+_OF_PERMISSIONS = {_READ_PERMISSIONS, _STORE_PERMISSIONS}
+_SET_ACCESS = "set access control"  # p of a SAS, and o for another owner or group
+_BY_QUERY = {
+    ("GET", "filepermission"): _READ_PERMISSIONS,
+    ("PUT", "filepermission"): _STORE_PERMISSIONS,
+    ("HEAD", "getAccessControl"): "read access control",
+    ("PATCH", "setAccessControl"): _SET_ACCESS,
+}
 _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "AuthorizationSourceIPMismatch": (
         FirewallDenied,
@@ -56,6 +65,9 @@ class Refusal(NamedTuple):
 def right_of(method: str, query: Query) -> str:
     """Return what a request needs the right to do."""
     asked = dict(query)
+    named = _BY_QUERY.get((method, asked.get("comp", asked.get("action", ""))))
+    if named is not None:
+        return named
     if method in {"GET", "HEAD"}:
         return "list" if asked.get("comp") == "list" else "read"
     if method == "DELETE":
@@ -85,7 +97,10 @@ def refused(
     if code in _BY_CODE:
         kind, says = _BY_CODE[code]
         return kind(f"{answer}: {says}")
-    if code == "AuthorizationFailure" or "IpAuthorization".lower() in code.lower():
+    # What is kept from every SAS, or nearly so, is told by the same code as a firewall.
+    is_of_permissions = right in _OF_PERMISSIONS and isinstance(signer, SasSigner)
+    by_network = code == "AuthorizationFailure" or "IpAuthorization".lower() in code.lower()
+    if by_network and not is_of_permissions:
         also = ", or the SAS token is not for this" if isinstance(signer, SasSigner) else ""
         return FirewallDenied(
             f"{answer}: the account's firewall (its network rules) does not let this machine in{also}. Have an owner "
@@ -95,9 +110,12 @@ def refused(
         return AuthenticationFailed(
             f"{answer}: it does not allow anonymous access; give a credential."
         )
-    role = f"{roles} {'Reader' if right in _READS else 'Contributor'}"
+    rank = "Reader" if right in _READS or right == _READ_PERMISSIONS else "Contributor"
+    role = f"{roles} {'Owner' if right == _SET_ACCESS else rank}"
     asked = f" Have an owner grant the identity a role for the data, such as '{role}'."
     grant = asked if isinstance(signer, TokenSigner) else ""
+    if is_of_permissions:
+        grant = " Sign in by key or by an identity, or leave keep_properties out."
     return AccessDenied(f"{answer}: the {signer.title} lacks the right to {right}.{grant}")
 
 

@@ -25,6 +25,8 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
     Failed,
     ObjectInfo,
     ObjectStore,
@@ -170,10 +172,16 @@ class RetryingStore(DecoratedStore):
         return wrapped
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> Writing:
         """Begin an object whose parts and commit are tried again as well."""
-        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent)
+        writing = self._begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras)
         return _RetryingWriting(self._inner, name, size, writing, self._around, self._ahead)
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:

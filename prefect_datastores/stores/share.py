@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import Capabilities, ObjectInfo, Page
+from prefect_datastores.stores.base import NO_EXTRAS, Capabilities, Extras, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
@@ -34,8 +35,18 @@ from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
-from prefect_datastores.stores.share_writing import (
+from prefect_datastores.stores.share_properties import (
+    ATTRIBUTES,
+    CREATED,
+    KIND,
+    PERMISSION,
+    PERMISSION_KEY,
     WRITTEN,
+    checked,
+    moment_text,
+    told_properties,
+)
+from prefect_datastores.stores.share_writing import (
     GrowingWriting,
     ShareWriting,
     digest_of_now,
@@ -53,6 +64,9 @@ _RANGE = 4 * 2**20  # the most that one request may write
 _LARGEST = 4 * 2**40
 _SHARE = (("restype", "share"),)
 _DIRECTORY = (("restype", "directory"),)
+_PERMISSION = (*_SHARE, ("comp", "filepermission"))
+_LONGEST_IN_HEADER = 8000  # "8 KB" is documented, and azcopy takes them for these
+_KEPT_PERMISSIONS = 1000
 # "Naming and referencing shares, directories, files, and metadata", in Azure Files' reference.
 _REFUSED = frozenset('"\\/:|<>*?') | frozenset(map(chr, range(32))) | {"\x7f"}
 _LOCKS = 64
@@ -73,6 +87,8 @@ class ShareStore:
         commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,
+        keeps_times=True,
+        properties=KIND,
     )
 
     def __init__(
@@ -105,6 +121,7 @@ class ShareStore:
             lambda: self._list_folder(f"{UNFINISHED}/", None, SWEPT_AT_ONCE).objects,
             self.delete_unfinished,
         )
+        self._permissions: dict[str, str] = {}
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -231,10 +248,57 @@ class ShareStore:
     # -- writing --------------------------------------------------------------------------------
 
     def begin_write(
-        self, name: ObjectName, size: int, *, replaces: str | None = None, if_absent: bool = False
+        self,
+        name: ObjectName,
+        size: int,
+        *,
+        replaces: str | None = None,
+        if_absent: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> ShareWriting:
         """Begin a file, under another name until it is committed."""
-        return ShareWriting(self, name, size, replaces, if_absent)
+        if extras.properties is not None:
+            checked(extras.properties, f"{self.url}/{name}")
+        if extras.modified is not None:
+            moment_text(extras.modified)
+        return ShareWriting(self, name, size, replaces, if_absent, extras)
+
+    def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
+        """Return attributes, time of creation and permission of one version."""
+        told, where = self.stat(name), f"{self.url}/{name}"
+        if pin is not None and self.info_of(name, told, told.get("content-length", "")).etag != pin:
+            raise SourceChanged(f"{where} is another version than the one that was asked for.")
+        return told_properties(told, self._permission_of(told.get(PERMISSION_KEY, "")), where)
+
+    def _permission_of(self, key: str) -> str:
+        """Return the security descriptor that the share holds under a key; many files have the same."""
+        found = self._permissions.get(key)
+        if found is None and key:
+            body = self.service.request("GET", "", _PERMISSION, {PERMISSION_KEY: key}).body
+            found = _descriptor_in(body)
+            if found is None:
+                raise IntegrityError(
+                    f"{self.url} told a permission that cannot be read; does a proxy change answers?"
+                )
+            if len(self._permissions) >= _KEPT_PERMISSIONS:
+                self._permissions.clear()
+            self._permissions[key] = found
+        return found or ""
+
+    def headers_for(self, properties: Mapping[str, str]) -> dict[str, str]:
+        """Return what gives a file properties; a long permission is stored in the share before."""
+        names = {"attributes": ATTRIBUTES, "created": CREATED, "permission": PERMISSION}
+        headers = {names[name]: text for name, text in properties.items()}
+        if len(headers.get(PERMISSION, "")) > _LONGEST_IN_HEADER:
+            body = json.dumps({"permission": headers.pop(PERMISSION)}).encode()
+            given = {"Content-Type": "application/json"}
+            told = self.service.request("PUT", "", _PERMISSION, given, body).headers
+            if not told.get(PERMISSION_KEY):
+                raise IntegrityError(
+                    f"{self.url} took a permission and told no key of it; does a proxy drop headers?"
+                )
+            headers[PERMISSION_KEY] = told[PERMISSION_KEY]
+        return headers
 
     def begin_growing(
         self, name: ObjectName, *, replaces: str | None = None, if_absent: bool = False
@@ -319,11 +383,11 @@ class ShareStore:
         *,
         replace: bool = False,
         is_folder: bool = False,
-        metadata: Mapping[str, str] = _NONE,
+        given: Mapping[str, str] = _NONE,
     ) -> Answer:
         """Give a file or folder another name in one step, and make the folders above it.
 
-        Metadata takes the place of what it has, where any is given.
+        It gets the properties that are `given`, as headers; metadata in place of all that it has.
 
         Raises:
             ObjectNotFound: it is not there.
@@ -331,7 +395,7 @@ class ShareStore:
             PlaceTaken: a folder stands where a file is to be, or a file where a folder is needed.
         """
         return self.carry_out(
-            self.renaming(name, to, replace=replace, is_folder=is_folder, metadata=metadata)
+            self.renaming(name, to, replace=replace, is_folder=is_folder, given=given)
         )
 
     def renaming(
@@ -341,14 +405,14 @@ class ShareStore:
         *,
         replace: bool = False,
         is_folder: bool = False,
-        metadata: Mapping[str, str] = _NONE,
+        given: Mapping[str, str] = _NONE,
     ) -> Steps[Answer]:
         """Do what `rename` does, by steps."""
         query = (*(_DIRECTORY if is_folder else ()), ("comp", "rename"))
         headers = {
             "x-ms-file-rename-source": self.service.signed_url(name),
             "x-ms-file-rename-replace-if-exists": str(replace).lower(),
-            **metadata,
+            **given,
         }
         if self._dots:
             headers["x-ms-source-allow-trailing-dot"] = "true"
@@ -456,6 +520,15 @@ def headers_of(*, by_token: bool) -> dict[str, str]:
     """Return the headers of every request about files."""
     headers = {"x-ms-version": _VERSION}
     return {**headers, "x-ms-file-request-intent": "backup"} if by_token else headers
+
+
+def _descriptor_in(body: bytes) -> str | None:
+    """Return the security descriptor in an answer, or None."""
+    try:
+        found = json.loads(body)["permission"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _version(etag: str, written: str) -> str:

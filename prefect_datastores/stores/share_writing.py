@@ -6,6 +6,7 @@ import base64
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,28 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
     PartLost,
+    ServiceBusy,
+    TransferError,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Later, ObjectInfo, Pending, part_size
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
+    Later,
+    ObjectInfo,
+    Pending,
+    part_size,
+)
 from prefect_datastores.stores.decorated import Result
+from prefect_datastores.stores.share_properties import CHANGED, WRITTEN, moment_text, same_headers
 from prefect_datastores.stores.steps import Steps, Stepwise
 from prefect_datastores.stores.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
     from prefect_datastores.stores.share import ShareStore
 
-WRITTEN = "x-ms-file-last-write-time"
 _NOTED = "x-ms-meta-pds_md5_written"
+_NOTED_CHANGE = "x-ms-meta-pds_md5_changed"
 _TOKEN = re.compile(r"([0-9a-f]{24})\.([0-9A-Za-z-]+)")  # a name in the hidden folder, and an id
 _FIRST_ROOM = 64 * 2**20
 _MOST_ROOM = 2**30  # what is never written of a file costs nothing, but a share has a quota
@@ -49,7 +60,9 @@ class ShareWriting:
         size: int,
         replaces: str | None,
         if_absent: bool,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
+        self._extras = extras
         self._store, self._name, self._size = store, name, size
         self._replaces, self._if_absent = replaces, if_absent
         self._file: tuple[str, str] | None = None
@@ -165,8 +178,8 @@ class ShareWriting:
         return self._publish(digest)
 
     def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
-        """Begin to give the file its name; a version is compared when that is wanted, with nothing in between."""
-        if self._replaces is not None:
+        """Begin to give the file its name; what stands there is looked at right before, and so not ahead."""
+        if self._replaces is not None or self._extras.keeps_properties:
             return Later(lambda: self.commit(digest))
         return Stepwise(self._store.service, self._committing(digest), ahead=True)
 
@@ -204,22 +217,43 @@ class ShareWriting:
         return self._store.info_of(self._name, told, str(self._size), digest)
 
     def _renaming(self, file: str, file_id: str) -> Steps[Mapping[str, str]]:
+        replace, given = self._given()
         before, self._renamed = self._renamed, True
-        # Of the requests that come after the last write this is the one that takes metadata.
-        noted = {_NOTED: self._last_write} if self._last_write else {}
-        replace = not self._if_absent
         try:
-            answer = yield from self._store.renaming(
-                file, self._name, replace=replace, metadata=noted
-            )
-        except (ObjectNotFound, ObjectExists) as error:
+            answer = yield from self._store.renaming(file, self._name, replace=replace, given=given)
+        except (ObjectNotFound, ObjectExists, TransferError) as error:
+            if isinstance(error, ServiceBusy):
+                raise
+            # One that was given a mark of being read-only is not replaced by itself.
             ours = self._standing(self._name, file_id) if before else None
             if ours is not None:
                 return ours  # the try before was done, and its answer lost
-            if isinstance(error, (ObjectExists, FolderMissing)):
+            if isinstance(error, (ObjectExists, FolderMissing, TransferError)):
                 raise
             raise self._lost() from None
         return answer.headers
+
+    def _given(self) -> tuple[bool, Mapping[str, str]]:
+        """Return whether a file may be replaced, and what this one is given when it gets its name.
+
+        Of the requests that come after the last write, the rename is the one that takes metadata.
+        """
+        replace, given, extras = not self._if_absent, dict[str, str](), self._extras
+        if extras.properties is not None:
+            given = self._store.headers_for(extras.properties)
+        elif extras.keeps_properties and replace:
+            try:
+                given = same_headers(self._store.stat(self._name))
+            except ObjectNotFound:  # what comes between has properties that nobody looked at
+                replace = False
+        if extras.modified is None:
+            return replace, given | ({_NOTED: self._last_write} if self._last_write else {})
+        given[WRITTEN] = moment_text(extras.modified)
+        if self._last_write:
+            # Whoever gives times can give this one to other content; nobody gives a time of change.
+            given[CHANGED] = moment_text(time.time_ns())
+            given |= {_NOTED: given[WRITTEN], _NOTED_CHANGE: given[CHANGED]}
+        return replace, given
 
     def _standing(self, name: str, file_id: str) -> Mapping[str, str] | None:
         """Return what is told of the file at a name, where it is this one."""
@@ -320,7 +354,10 @@ def digest_of_now(
     """
     if _NOTED not in headers:
         return digest if of_others else None
-    return digest if headers[_NOTED] == headers.get(WRITTEN) else None
+    is_of_now = headers[_NOTED] == headers.get(WRITTEN) and (
+        headers.get(_NOTED_CHANGE, headers.get(CHANGED)) == headers.get(CHANGED)
+    )
+    return digest if is_of_now else None
 
 
 def md5_text(digest: bytes) -> str:

@@ -173,7 +173,7 @@ class _Relay(BaseHTTPRequestHandler):
         self.server.to_reset.add(self.connection)
 
     # The names that the base class asks for.
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = relay  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do_PATCH = relay  # noqa: N815
 
     def ask(self, sent: bytes) -> Reply:
         # The headers go on as they came, `Host` too; the path as it was written.

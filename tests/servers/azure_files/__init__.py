@@ -8,7 +8,12 @@ as nothing was found that shows them:
 * 401 `NoAuthenticationInformation` where nothing signs a request, and which right a shared access signature needs
   for a lease or a rename;
 * the codes for a name that is too long, for a range of more than 4 MiB and for a body of another length than its range;
-* that a read-only file is not deleted, and that a prefix of a listing has no case.
+* that a read-only file is not deleted, and that a prefix of a listing has no case;
+* `FileInvalidPermission` for a permission of more than 8 KiB in a header (that it is refused there is documented) and of
+  more than 64 KiB in a body (as long as Windows lets a security descriptor be), and that only the owner of the account
+  reads and makes permissions: a signature for the share that may write and delete can make them, by the documentation;
+* that attributes, moments and permission that a rename is given are those of the file from the moment it has its name:
+  the documentation says that they are set, and the recordings that all is one step.
 """
 
 import base64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from servers.azure_files import times
@@ -28,7 +29,9 @@ _ATTRIBUTES = (
 )  # fmt: skip
 _NAMED = {name.lower(): name for name in _ATTRIBUTES}
 _INHERITED = {True: "O:SYG:SYD:(A;OICIID;FA;;;SY)", False: "O:SYG:SYD:(A;ID;FA;;;SY)"}
-_LONGEST_PERMISSION = 8 * 1024
+_LONGEST_IN_HEADER, _LONGEST = 8 * 1024, 64 * 1024
+# The header's own words: "it must have owner, group and dacl".
+_DESCRIPTOR = re.compile(r"O:[^:]+G:[^:]+D:[\x20-\x7e]*")
 _FIRST_MANDATORY, _FIRST_OPTIONAL = "2019-02-02", "2021-06-08"
 
 
@@ -101,7 +104,7 @@ def headers_of(request: Request, node: Node) -> dict[str, str]:
 
 def keep_permission(share: Share, descriptor: str) -> str:
     """Store a security descriptor in the share, and return its key."""
-    if not descriptor.startswith("O:") or len(descriptor) > _LONGEST_PERMISSION:
+    if not _DESCRIPTOR.fullmatch(descriptor) or len(descriptor) > _LONGEST:
         raise Refused("FileInvalidPermission")
     digest = hashlib.sha256(descriptor.encode()).digest()
     first, second = (int.from_bytes(digest[at : at + 8], "big") for at in (0, 8))
@@ -161,6 +164,8 @@ def _permission(request: Request, share: Share, before: str, *, is_directory: bo
         return before
     if given.lower() == "inherit":
         return keep_permission(share, _INHERITED[is_directory])
+    if len(given) > _LONGEST_IN_HEADER:
+        raise Refused("FileInvalidPermission")
     return keep_permission(share, given)
 
 

@@ -13,6 +13,8 @@ _OCTAL = re.compile(r"[01]?[0-7]{3}")
 _FIRST = {"user": 0, "group": 1, "mask": 2, "other": 3}
 
 _FLAGS = (4, 2, 1)
+_MOST_ENTRIES = 32
+_ID = re.compile(r"[A-Za-z0-9$@._#-]{1,256}")
 
 Key = tuple[str, str]
 
@@ -95,6 +97,13 @@ class Access:
         return replace(self, entries=_masked(kept))
 
 
+def check_name(name: str) -> str:
+    """Return who is to be owner or group, or "" for the same as before; refuse what names nobody."""
+    if name and not _ID.fullmatch(name):
+        raise Refusal("InvalidHeaderValue", "an owner or a group")
+    return name
+
+
 def mode_of(text: str) -> tuple[int, bool]:
     """Read permissions in either of their forms."""
     if _OCTAL.fullmatch(text):
@@ -109,7 +118,11 @@ def mode_of(text: str) -> tuple[int, bool]:
 def acl_of(text: str) -> dict[Key, int]:
     """Read an access control list."""
     entries: dict[Key, int] = {}
+    if text.count(",") >= _MOST_ENTRIES:
+        raise Refusal("InvalidInput", "more entries than an access control list may have")
     for key, bits in _split(text, parts=3):
+        if key[1] and not _ID.fullmatch(key[1]):
+            raise Refusal("InvalidHeaderValue", "x-ms-acl")
         if not _BITS.fullmatch(bits) or key in entries:
             raise Refusal("InvalidHeaderValue", "x-ms-acl")
         entries[key] = _bits(bits)

@@ -158,7 +158,7 @@ def _of_updates() -> list[Operation]:
                 updates.set_access_control,
                 {"action": "setAccessControl"},
                 headers=(*conditions.NAMES, *_ACCESS),
-                needs="p",
+                needs="po",
             )
             for scope in ("path", "filesystem")
         ),

@@ -3,7 +3,7 @@
 import json
 
 from servers.data_lake import conditions
-from servers.data_lake.access import Access, acl_of, keys_of
+from servers.data_lake.access import Access, acl_of, check_name, keys_of
 from servers.data_lake.blob_listing import marker_of, name_of
 from servers.data_lake.calls import Answer, Call, base64_md5
 from servers.data_lake.dfs_filesystems import JSON, properties_of
@@ -85,9 +85,12 @@ def set_access_control(asked: Asked) -> Answer:
     call, node = asked.call, _found_in_tree(asked)
     conditions.check_write(call.headers, node)
     permissions, acl = call.header("x-ms-permissions"), call.header("x-ms-acl")
-    owner, group = call.header("x-ms-owner"), call.header("x-ms-group")
+    owner, group = check_name(call.header("x-ms-owner")), check_name(call.header("x-ms-group"))
     if (permissions and acl) or not (permissions or acl or owner or group):
         raise Refusal("InvalidHeaderValue", "either permissions or an access control list")
+    for rights, is_asked in (("p", permissions or acl), ("o", owner or group)):
+        if is_asked:
+            asked.rights.require(rights, "o", by_container=True)
     changed = node.access
     if permissions:
         changed = changed.with_permissions(permissions)

@@ -1,0 +1,5 @@
+"""The same as `prefect-datastores`."""
+
+from prefect_datastores.cli.commands import main
+
+main()
