@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
+from prefect_datastores.stores.base import Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.local import LocalStore
@@ -19,13 +19,7 @@ PART = 64 * 1024
 class SmallBlobStore(BlobStore):
     """Blobs in short parts."""
 
-    capabilities = Capabilities(
-        kind="small blobs",
-        stores_digest=True,
-        part_size=PART,
-        begins_ahead=True,
-        commits_ahead=True,
-    )
+    flat = replace(BlobStore.flat, part_size=PART)
 
 
 class SmallShareStore(ShareStore):
@@ -43,9 +37,7 @@ class SmallDataLakeStore(DataLakeStore):
 class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
-    capabilities = Capabilities(
-        kind="small files", part_size=PART, is_remote=False, has_folders=True
-    )
+    capabilities = replace(LocalStore.capabilities, part_size=PART)
 
 
 class Around:
