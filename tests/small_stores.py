@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect_datastores.errors import ServiceBusy
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
+from prefect_datastores.stores.base import Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.local import LocalStore
@@ -21,13 +21,7 @@ PART = 64 * 1024
 class SmallBlobStore(BlobStore):
     """Blobs in short parts."""
 
-    capabilities = Capabilities(
-        kind="small blobs",
-        stores_digest=True,
-        part_size=PART,
-        begins_ahead=True,
-        commits_ahead=True,
-    )
+    flat = replace(BlobStore.flat, part_size=PART)
 
 
 class SmallShareStore(ShareStore):
@@ -45,9 +39,7 @@ class SmallDataLakeStore(DataLakeStore):
 class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
-    capabilities = Capabilities(
-        kind="small files", part_size=PART, is_remote=False, has_folders=True, keeps_times=True
-    )
+    capabilities = replace(LocalStore.capabilities, part_size=PART)
 
 
 class Around:

@@ -72,6 +72,8 @@ class Capabilities:
     """Reads that are begun are under way before they are finished."""
     commits_ahead: bool = False
     """And so are commits."""
+    commits_with_content: bool = False
+    """The only part of an object travels with its commit, in one request."""
     lists_by_folder: bool = False
     """A listing is of one folder; one of all below it is made of many."""
     has_folders: bool = False

@@ -50,6 +50,7 @@ class BlobStore(NoFolders, NoProperties):
         part_size=4 * 2**20,
         begins_ahead=True,
         commits_ahead=True,
+        commits_with_content=True,
     )
 
     def __init__(

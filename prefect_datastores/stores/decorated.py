@@ -197,7 +197,8 @@ class DecoratedStore(ABC):
     ) -> Writing:
         """Begin an object whose parts and commit are decorated as well."""
         writing = self._begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras)
-        return DecoratedWriting(writing, size, self._around, self._ahead)
+        late = self.capabilities.commits_with_content
+        return DecoratedWriting(writing, size, self._around, self._ahead, late=late)
 
     def _begin(
         self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool, extras: Extras
@@ -241,14 +242,13 @@ class DecoratedStore(ABC):
 
 
 class DecoratedWriting:
-    """A writing with something around each of its requests.
+    """A writing with something around each of its requests."""
 
-    The only part of an object goes with its commit, in one request: so a blob store does it.
-    """
-
-    def __init__(self, inner: Writing, size: int, around: Around, ahead: Ahead) -> None:
-        """Decorate a writing of `size` bytes."""
-        self._inner, self._size = inner, size
+    def __init__(
+        self, inner: Writing, size: int, around: Around, ahead: Ahead, *, late: bool = False
+    ) -> None:
+        """Decorate a writing of `size` bytes; an only part that is `late` travels with the commit."""
+        self._inner, self._size, self._late = inner, size, late
         self._around, self._ahead = around, ahead
         self._with_commit = 0
 
@@ -275,13 +275,13 @@ class DecoratedWriting:
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         """Store one part."""
-        only = len(data) == self._size
-        self._with_commit = len(data) if only else 0
+        late = self._late and len(data) == self._size
+        self._with_commit = len(data) if late else 0
         self._around(
             "write a part",
             lambda: self._inner.write_part(index, offset, data),
-            size=0 if only else len(data),
-            asks=not only,
+            size=0 if late else len(data),
+            asks=not late,
         )
 
     def commit(self, digest: bytes) -> ObjectInfo:
