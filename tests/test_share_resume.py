@@ -161,6 +161,26 @@ def test_a_hidden_file_that_is_not_as_it_was_left_is_not_gone_on_with(
     assert hidden(share_store) == []
 
 
+def test_a_hidden_file_that_somebody_leased_is_left_alone(
+    share_store: SmallShareStore, send: Send
+) -> None:
+    interrupted(send, share_store)
+    (name,) = hidden(share_store)
+    lease = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "-1"}
+    hand(share_store, "PUT", name, query=(("comp", "lease"),), headers=lease)
+    assert finished(send, share_store) == PARTS
+    assert get(share_store, NAME) == LARGE
+    assert hidden(share_store) == [name]
+
+
+def test_without_a_journal_nothing_is_left(
+    share_store: SmallShareStore, send: Send, tmp_path: Path
+) -> None:
+    (tmp_path / "journals").write_bytes(b"a file")
+    interrupted(send, share_store)
+    assert hidden(share_store) == []
+
+
 @pytest.mark.parametrize(
     "token", ["../../models/kept.1", "kept", "models/kept.1", "..%2fkept.1", " "]
 )

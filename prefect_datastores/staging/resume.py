@@ -145,6 +145,11 @@ class Resumption:
         self.begin(key, part.name, parts)
         return Receiving(part, (self, key), parts)
 
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written down."""
+        return self._journal is not None
+
     def leave(self) -> None:
         """Keep what is written down for the next transfer."""
         if self._journal is not None:
@@ -278,11 +283,13 @@ class Sending:
 
     def give_up(self, error: BaseException) -> None:
         """Leave what the next transfer can go on with, and nothing else."""
-        keep = bool(self._there) and not isinstance(error, _LEAVES_NOTHING)
+        resumption = self._resumption
+        is_told = resumption is not None and resumption.writes and bool(self._there)
+        keep = is_told and not isinstance(error, _LEAVES_NOTHING)
         self.writing.abort(keep=keep)
         # Last, or a kill in between would leave what no journal tells of.
-        if keep and self._resumption is not None:
-            self._resumption.leave()
+        if keep and resumption is not None:
+            resumption.leave()
         else:
             self.end()
 

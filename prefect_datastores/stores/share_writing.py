@@ -111,6 +111,10 @@ class ShareWriting:
             told = self._store.rename(name, self._to_be).headers
         except (ObjectNotFound, ObjectExists):  # or a try before was done, and its answer lost
             return self._standing(self._to_be, file_id) is not None
+        except ServiceBusy:
+            raise
+        except TransferError:  # leased, or held open by an SMB client
+            return False
         if told.get("x-ms-file-id") != file_id:
             self._store.delete_unfinished(self._to_be)
             return False
