@@ -21,13 +21,12 @@ import pickle
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from azure.core.exceptions import ResourceExistsError
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import ContainerClient
 from servers import azure_files as azure_files_server
 from servers import azurite as azurite_server
 from servers import data_lake as data_lake_server
@@ -108,25 +107,6 @@ def prefect_api(pytestconfig: pytest.Config) -> PrefectServer:
     return running
 
 
-@pytest.fixture
-def container(azurite: Azurite) -> Iterator[ContainerClient]:
-    """A new, empty blob container."""
-    with _new_container(azurite.url, azurite.account, azurite.key) as made:
-        yield made
-
-
-@contextmanager
-def _new_container(url: str, account: str, key: str) -> Iterator[ContainerClient]:
-    credential = {"account_name": account, "account_key": key}
-    with BlobServiceClient(url, credential=credential) as service:
-        made = service.get_container_client(f"test-{uuid.uuid4().hex}")
-        # The SDK asks again where an answer is late, and finds what it made; nobody else has the name.
-        with suppress(ResourceExistsError):
-            made.create_container()
-        yield made
-        made.delete_container()
-
-
 @pytest.fixture(scope="session")
 def azure_files(pytestconfig: pytest.Config) -> AzureFiles:
     """The run's server of Azure Files, ready; it takes its key and its token."""
@@ -143,27 +123,6 @@ def data_lake(pytestconfig: pytest.Config) -> DataLake:
     return running
 
 
-@pytest.fixture
-def share(azure_files: AzureFiles) -> Iterator[str]:
-    """The name of a new, empty share."""
-    from azure.storage.fileshare import ShareServiceClient  # takes half a second of every worker
-
-    credential = {"account_name": azure_files.account, "account_key": azure_files.key}
-    with ShareServiceClient(azure_files.url, credential=credential) as service:
-        made = service.create_share(f"test-{uuid.uuid4().hex}")
-        yield made.share_name
-        made.delete_share(delete_snapshots=True)
-
-
-@pytest.fixture
-def share_store(azure_files: AzureFiles, share: str) -> Iterator[Any]:
-    """A new, empty share as a store of short parts."""
-    from small_stores import SmallShareStore  # after the assertions of the contract are rewritten
-
-    with closing(SmallShareStore(azure_files.url, share, account_key=azure_files.key)) as store:
-        yield store
-
-
 @pytest.fixture(scope="session")
 def flat_data_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataLake]:
     """An account without a hierarchical namespace, which takes a token; for a few tests only."""
@@ -176,26 +135,126 @@ def flat_data_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataLak
         running.server.stop()
 
 
-@pytest.fixture
-def filesystem(data_lake: DataLake) -> Iterator[str]:
-    """The name of a new, empty filesystem of the data lake."""
-    with _new_container(data_lake.blob_url, data_lake.account, data_lake.key) as made:
-        yield str(made.container_name)
+# Places of each kind; `places` is imported after the assertions of the contract are rewritten.
+
+_KINDS = ("memory", "local", "blob", "share", "lake")
 
 
 @pytest.fixture
-def lake_store(data_lake: DataLake, filesystem: str) -> Iterator[Any]:
-    """A new, empty filesystem with a hierarchical namespace as a store of short parts."""
-    from small_stores import (
-        SmallDataLakeStore,
-    )  # after the assertions of the contract are rewritten
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Makes new, empty places of a kind, as many as are wanted."""
+    import places
 
-    with closing(
-        SmallDataLakeStore(
-            data_lake.blob_url, filesystem, dfs_url=data_lake.dfs_url, account_key=data_lake.key
-        )
-    ) as store:
-        yield store
+    with ExitStack() as stack:
+
+        def make(kind: str) -> places.Place:
+            if kind == "memory":
+                made: places.Place = places.MemoryPlace()
+            elif kind == "local":
+                made = places.LocalPlace(tmp_path / f"place-{uuid.uuid4().hex}")
+            elif kind == "flat lake":  # whose server only few tests need
+                server = request.getfixturevalue("flat_data_lake")
+                made = places.FlatLakePlace(server, f"test-{uuid.uuid4().hex}")
+            else:
+                server = request.getfixturevalue(places.SERVERS[kind])
+                made = places.REMOTE[kind](server, f"test-{uuid.uuid4().hex}")
+            stack.callback(made.remove)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def blob_place(new_place: Callable[[str], Any]) -> Any:
+    """A new, empty blob container."""
+    return new_place("blob")
+
+
+@pytest.fixture
+def share_place(new_place: Callable[[str], Any]) -> Any:
+    """A new, empty file share."""
+    return new_place("share")
+
+
+@pytest.fixture
+def lake_place(new_place: Callable[[str], Any]) -> Any:
+    """A new, empty filesystem with a hierarchical namespace."""
+    return new_place("lake")
+
+
+@pytest.fixture
+def flat_place(new_place: Callable[[str], Any]) -> Any:
+    """A new, empty filesystem without a hierarchical namespace."""
+    return new_place("flat lake")
+
+
+def _place(request: pytest.FixtureRequest, new_place: Callable[[str], Any]) -> Any:
+    """The one of that kind that a test knows by other fixtures as well."""
+    kind: str = request.param
+    return new_place(kind) if kind in _KINDS[:2] else request.getfixturevalue(f"{kind}_place")
+
+
+@pytest.fixture(params=_KINDS)
+def place(request: pytest.FixtureRequest, new_place: Callable[[str], Any]) -> Any:
+    """A new, empty place of each kind."""
+    return _place(request, new_place)
+
+
+@pytest.fixture(params=_KINDS[1:])
+def kept(request: pytest.FixtureRequest, new_place: Callable[[str], Any]) -> Any:
+    """One of each kind that outlives a process, and of which there are datastores."""
+    return _place(request, new_place)
+
+
+@pytest.fixture(params=_KINDS[2:])
+def remote(request: pytest.FixtureRequest, new_place: Callable[[str], Any]) -> Any:
+    """One of each kind over the wire."""
+    return _place(request, new_place)
+
+
+@pytest.fixture
+def store(place: Any) -> Any:
+    """A new, empty store of each kind, of short parts."""
+    return place.store
+
+
+@pytest.fixture
+def container(blob_place: Any) -> Iterator[ContainerClient]:
+    """The blob container, as Microsoft's client."""
+    account, key = blob_place.server.account, blob_place.server.key
+    credential = {"account_name": account, "account_key": key}
+    with ContainerClient(blob_place.server.url, blob_place.name, credential=credential) as client:
+        yield client
+
+
+@pytest.fixture
+def share(share_place: Any) -> str:
+    """The name of the share."""
+    return share_place.name
+
+
+@pytest.fixture
+def filesystem(lake_place: Any) -> str:
+    """The name of the filesystem."""
+    return lake_place.name
+
+
+@pytest.fixture
+def blob_store(blob_place: Any) -> Any:
+    """The blob container as a store of short parts."""
+    return blob_place.store
+
+
+@pytest.fixture
+def share_store(share_place: Any) -> Any:
+    """The share as a store of short parts."""
+    return share_place.store
+
+
+@pytest.fixture
+def lake_store(lake_place: Any) -> Any:
+    """The filesystem as a store of short parts."""
+    return lake_place.store
 
 
 @pytest.fixture

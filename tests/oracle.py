@@ -2,24 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-from azure.storage.blob import ContainerClient
-from servers.azure_files import AzureFiles
-from servers.azurite import Azurite
-from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import SmallBlobStore, SmallShareStore
 
 from prefect_datastores.errors import DatastoreError, StageFailed
 from prefect_datastores.staging.report import ObjectRow, TransferReport
-from prefect_datastores.stores.http import Timeouts
-from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
-from prefect_datastores.testing import get, names_below
-
-TRIES = 3
+from prefect_datastores.stores.base import ObjectStore
+from prefect_datastores.stores.listed import list_objects
+from prefect_datastores.testing import get, put
 
 
 @dataclass(frozen=True)
@@ -96,44 +87,19 @@ def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def stored(store: SmallBlobStore) -> dict[str, bytes]:
-    """What a container holds."""
-    return {name: get(store, name) for name in names_below(store)}
-
-
-@dataclass
-class Through:
-    """A container seen through a proxy that fails as told, with retry; its pauses take no time."""
-
-    store: RetryingStore
-    proxy: FaultyProxy
-    pauses: list[float] = field(default_factory=list)
-
-
-@contextmanager
-def through(
-    azurite: Azurite | AzureFiles,
-    container: ContainerClient | str,
-    *faults: Fault,
-    stall: float = 30.0,
-    kind: type[SmallBlobStore | SmallShareStore] = SmallBlobStore,
-    sas: str = "",
-    **sign_in: object,
-) -> Iterator[Through]:
-    """Open a container, or a share, through a proxy; `stall` is how long nothing may come."""
-    pauses: list[float] = []
-    policy = RetryPolicy(tries=TRIES, sleep=pauses.append, jitter=lambda: 0.0)
-    given = sign_in or {"account_key": azurite.key}
-    with faulty(azurite.host, azurite.port, *faults, sas=sas) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        name = container if isinstance(container, str) else container.container_name
-        with closing(kind(url, name, **given)) as bare:  # type: ignore[arg-type]
-            service = bare.service if isinstance(bare, SmallShareStore) else bare._service
-            service._http._timeouts = Timeouts(stall=stall)
-            yield Through(RetryingStore(bare, policy), proxy, pauses)
+def stored(store: ObjectStore, prefix: str = "") -> dict[str, bytes]:
+    """What a store holds; folders are none of it."""
+    infos = list_objects(store, prefix)
+    return {info.name: get(store, info.name) for info in infos if not info.is_marker}
 
 
 def plant_link(folder: Path, target: Path) -> None:
     """Put a link where a folder is."""
     folder.rename(folder.with_name(f"{folder.name} moved away"))
     folder.symlink_to(target)
+
+
+def fill(store: ObjectStore, content: Mapping[str, bytes]) -> None:
+    """Store objects."""
+    for name, data in content.items():
+        put(store, name, data)

@@ -1,12 +1,14 @@
 """Stores whose parts are so short that a file of several is quickly moved, and what decorates them."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefect_datastores.errors import ServiceBusy
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import Capabilities, Later, ObjectInfo, ObjectStore, Writing
+from prefect_datastores.stores.base import Later, ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.local import LocalStore
@@ -19,13 +21,7 @@ PART = 64 * 1024
 class SmallBlobStore(BlobStore):
     """Blobs in short parts."""
 
-    capabilities = Capabilities(
-        kind="small blobs",
-        stores_digest=True,
-        part_size=PART,
-        begins_ahead=True,
-        commits_ahead=True,
-    )
+    flat = replace(BlobStore.flat, part_size=PART)
 
 
 class SmallShareStore(ShareStore):
@@ -43,9 +39,7 @@ class SmallDataLakeStore(DataLakeStore):
 class SmallLocalStore(LocalStore):
     """Files in short parts."""
 
-    capabilities = Capabilities(
-        kind="small files", part_size=PART, is_remote=False, has_folders=True, keeps_times=True
-    )
+    capabilities = replace(LocalStore.capabilities, part_size=PART)
 
 
 class Around:
@@ -67,10 +61,20 @@ class AroundWriting:
     """A writing that is another one."""
 
     def __init__(self, inner: Writing) -> None:
-        self.inner, self.token = inner, inner.token
+        self.inner = inner
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        return self.inner.kept_parts()
+    @property
+    def token(self) -> str:
+        return self.inner.token
+
+    def make_ready(self) -> None:
+        self.inner.make_ready()
+
+    def token_after(self, token: str) -> str:
+        return self.inner.token_after(token)
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        return self.inner.take_over(token, parts)
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         self.inner.keep_part(index, length, token)
@@ -84,8 +88,46 @@ class AroundWriting:
     def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
         return Later(lambda: self.commit(digest))
 
-    def abort(self) -> None:
-        self.inner.abort()
+    def abort(self, *, keep: bool = False) -> None:
+        self.inner.abort(keep=keep)
+
+
+class Breaking(Around):
+    """Counts the parts that are read and written, and breaks after some."""
+
+    def __init__(self, inner: ObjectStore, most: int | None = None) -> None:
+        super().__init__(inner)
+        self.most, self.begun, self.read, self.wrote = most, 0, 0, 0
+        self.lock = threading.Lock()
+
+    def count(self) -> None:
+        with self.lock:
+            if self.begun == self.most:
+                raise ServiceBusy("It broke.")
+            self.begun += 1
+
+    def read_into(
+        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
+    ) -> None:
+        self.count()
+        self.inner.read_into(name, offset, buffer, pin=pin)
+        with self.lock:
+            self.read += 1
+
+    def begin_write(self, name: ObjectName, size: int, **conditions: object) -> Writing:
+        return BreakingWriting(self.inner.begin_write(name, size, **conditions), self)  # type: ignore[arg-type]
+
+
+class BreakingWriting(AroundWriting):
+    def __init__(self, inner: Writing, store: Breaking) -> None:
+        super().__init__(inner)
+        self.store = store
+
+    def write_part(self, index: int, offset: int, data: memoryview) -> None:
+        self.store.count()
+        self.inner.write_part(index, offset, data)
+        with self.store.lock:
+            self.store.wrote += 1
 
 
 def make_tree(root: Path, content: dict[str, bytes]) -> Path:

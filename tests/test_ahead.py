@@ -3,24 +3,24 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
-from oracle import TRIES, attempt, check, open_descriptors, stored, through
-from servers.azurite import Azurite
-from servers.faults import Fault, faulty
-from small_stores import Around, SmallBlobStore, make_tree, tree
+from oracle import attempt, check, fill, open_descriptors, stored
+from places import TRIES, RemotePlace
+from servers.faults import Fault
+from small_stores import Around, make_tree, tree
 from wire_faults import READING, at
 
 from prefect_datastores.errors import AccessDenied, ServiceBusy, TransferCancelled
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import SMALL, DownloadRequest, download
-from prefect_datastores.staging.engine import Limits
+from prefect_datastores.staging.engine import Limits, run
+from prefect_datastores.staging.progress import Silent
+from prefect_datastores.staging.report import ObjectRow
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import Capabilities, Later, Page
@@ -70,6 +70,9 @@ class Answer:
     def __init__(self, read: Callable[[], None]) -> None:
         self._read, self.is_open, self.ends = read, True, 0
 
+    def go_on(self) -> bool:
+        return False
+
     def finish(self) -> None:
         assert self.is_open, "An answer comes once."
         self.is_open, self.ends = False, self.ends + 1
@@ -91,6 +94,46 @@ def test_one_thread_has_as_many_under_way_as_there_may_be(tmp_path: Path) -> Non
     assert store.peak == 50
     assert len(store.threads) == 1
     assert [one.ends for one in store.begun] == [1] * len(MANY)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_what_takes_several_answers_goes_behind_the_others_after_each(stages: int) -> None:
+    sent: list[str] = []
+
+    class Staged:
+        is_under_way = True
+
+        def __init__(self, name: str) -> None:
+            self.name, self.stage = name, 1
+            sent.append(f"{name}1")
+
+        def go_on(self) -> bool:
+            if self.stage == stages:
+                return False
+            self.stage += 1
+            sent.append(f"{self.name}{self.stage}")
+            return True
+
+        def finish(self) -> ObjectRow:
+            assert self.stage == stages
+            return ObjectRow(self.name, self.name, 0, "moved")
+
+        def drop(self) -> None:
+            pass
+
+    rows = run(
+        *(
+            "abc",
+            lambda *_: pytest.fail("Each of them was begun."),
+            lambda *_: pytest.fail("None is wrong."),
+        ),
+        begin=lambda item, _: Staged(item),
+        limits=Limits(),
+        cancellation=Cancellation(),
+        progress=Silent(),
+    )
+    assert [row.name for row in rows] == list("abc")
+    assert sent == [f"{name}{stage}" for stage in range(1, stages + 1) for name in "abc"]
 
 
 def test_what_is_asked_for_ahead_has_memory_of_its_own(tmp_path: Path) -> None:
@@ -264,26 +307,17 @@ def test_a_disk_that_takes_its_time_for_each_is_given_many_at_once(
 # Over the wire.
 
 
-@pytest.fixture
-def direct(azurite: Azurite, container: ContainerClient) -> Iterator[SmallBlobStore]:
-    with closing(
-        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    ) as store:
-        yield store
-
-
 FEW = {name: MANY[name] for name in sorted(MANY)[:12]}
 OLD = {"003": b"old", "kept": b"kept"}
 
 
 @pytest.mark.parametrize("name", READING)
 def test_a_fault_of_a_small_read_is_got_over_or_told(
-    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path, name: str
+    remote: RemotePlace, tmp_path: Path, name: str
 ) -> None:
-    for key, content in FEW.items():
-        put(direct, key, content)
+    fill(remote.store, FEW)
     named = READING[name]
-    with through(azurite, container, stall=0.5) as seen:
+    with remote.through(stall=0.5) as seen:
         download(seen.store, tmp_path / "first", REPLACE)  # connections are there now
         for times in (None, 1):
             destination = make_tree(tmp_path / f"to{times}", OLD)
@@ -299,39 +333,37 @@ def test_a_fault_of_a_small_read_is_got_over_or_told(
 
 
 def test_a_service_that_is_busy_is_waited_for_with_many_under_way(
-    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
     source = make_tree(tmp_path / "source", MANY)
     pauses: list[float] = []
     policy = RetryPolicy(sleep=pauses.append, jitter=lambda: 0.0)
-    faults = (
-        Fault(r"GET \S+/1\d\d", "answer", times=20, status=503),
-        Fault(r"PUT \S+/2\d\d", "answer", times=20, status=503),
-    )
-    with faulty(azurite.host, azurite.port, *faults) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        bare = SmallBlobStore(url, container.container_name, account_key=azurite.key)
-        with closing(patient(bare, policy)) as store:
-            sent = attempt(lambda: upload(store, folder_source(source), "", "replace"))
-            check(sent, {}, MANY, stored(direct))
-            came = attempt(lambda: download(store, tmp_path / "to", REPLACE))
-            check(came, {}, MANY, tree(tmp_path / "to"))
+    # Those that are under way together are one pause; else each of them is one of the eight.
+    together = 20 if remote.store.capabilities.commits_ahead else 7
+    with remote.through(Fault(r"PUT \S+/2\d\d", "answer", times=together, status=503)) as seen:
+        store = patient(seen.bare, policy)
+        sent = attempt(lambda: upload(store, folder_source(source), "", "replace"))
+        check(sent, {}, MANY, stored(remote.store))
+        download(store, tmp_path / "first", REPLACE)  # connections are there now
+        seen.proxy.fail_by(Fault(r"GET \S+/1\d\d", "answer", times=20, status=503))
+        came = attempt(lambda: download(store, tmp_path / "to", REPLACE))
+        check(came, {}, MANY, tree(tmp_path / "to"))
     assert (sent.error, came.error) == (None, None)
     assert len(pauses) >= 2
 
 
 def test_small_files_whose_commit_is_lost_or_overtaken_are_told_right(
-    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, tmp_path: Path
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
     source = make_tree(tmp_path / "source", FEW)
     theirs = b"theirs"
     faults = (
         Fault(r"PUT \S+/003", "lose"),
-        Fault(r"PUT \S+/005", "pass", meanwhile=lambda: put(direct, "005", theirs)),
+        Fault(r"PUT \S+/005", "pass", meanwhile=lambda: put(remote.store, "005", theirs)),
     )
-    with through(azurite, container, *faults) as seen:
+    with remote.through(*faults) as seen:
         outcome = attempt(lambda: upload(seen.store, folder_source(source), "", "fail"))
-    found = stored(direct)
+    found = stored(remote.store)
     check(outcome, {"005": theirs}, FEW, found)
     assert outcome.row("003").action == "moved"
     assert outcome.row("005").action == "failed"
@@ -339,13 +371,13 @@ def test_small_files_whose_commit_is_lost_or_overtaken_are_told_right(
 
 
 def test_a_file_that_grows_before_it_is_sent_is_sent_as_it_is(
-    direct: SmallBlobStore, tmp_path: Path
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
     files = folder_source(make_tree(tmp_path / "source", FEW))
     (tmp_path / "source" / "003").write_bytes(b"longer" * 100)
-    outcome = attempt(lambda: upload(direct, files, "", "replace"))
+    outcome = attempt(lambda: upload(remote.store, files, "", "replace"))
     assert outcome.error is None
-    assert stored(direct) == {**FEW, "003": b"longer" * 100}
+    assert stored(remote.store) == {**FEW, "003": b"longer" * 100}
 
 
 # Backpressure.
@@ -455,14 +487,14 @@ def test_what_will_be_refused_for_its_digest_is_not_asked_for(tmp_path: Path) ->
 
 
 def test_a_limit_lets_nothing_be_asked_for_ahead_and_reads_no_file_twice(
-    direct: SmallBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_tree(tmp_path / "source", FEW)
-    limited = LimitedStore(direct, Allowance(Rates(requests_per_second=10_000.0)))
+    limited = LimitedStore(remote.store, Allowance(Rates(requests_per_second=10_000.0)))
     reads, preadv = list[int](), os.preadv
     monkeypatch.setattr(os, "preadv", lambda *given: reads.append(1) or preadv(*given))
     outcome = attempt(lambda: upload(limited, folder_source(source), "", "replace"))
-    check(outcome, {}, FEW, stored(direct))
+    check(outcome, {}, FEW, stored(remote.store))
     assert not limited.capabilities.begins_ahead
     assert len(reads) == len(FEW)
 

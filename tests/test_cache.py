@@ -3,17 +3,18 @@
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from oracle import fill
+from places import Place, RemotePlace
 from servers import sandbox
-from servers.azurite import Azurite
 from small_stores import PART, Around, SmallLocalStore, make_tree, tree
 
-from prefect_datastores import AccountKey, AzureBlobDatastore
+from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.cache import CacheLimits
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -21,6 +22,7 @@ from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.tasks import download as download_task
+from prefect_datastores.testing import put
 
 FILES = {"large": os.urandom(3 * PART + 1), "sub/small": b"small", "empty": b""}
 
@@ -39,11 +41,11 @@ class Counting(Around):
         self.inner.read_into(name, offset, buffer, pin=pin)
 
 
-@pytest.fixture
-def store() -> Counting:
-    made = MemoryStore()
-    for name, content in FILES.items():
-        made.put(name, content)
+@pytest.fixture(params=["memory", "blob", "share", "lake"])
+def store(request: pytest.FixtureRequest, new_place: Callable[[str], Place]) -> Counting:
+    """One of each kind that the cache is for: a local folder needs none."""
+    made = new_place(request.param).store
+    fill(made, FILES)
     return Counting(made)
 
 
@@ -110,10 +112,7 @@ def test_what_was_changed_in_place_is_fetched_again(
 def test_a_damaged_entry_whose_stamp_is_right_is_found_by_its_digest(
     store: Counting, cache: CacheLimits, tmp_path: Path
 ) -> None:
-    import hashlib
-
     content = FILES["large"]
-    store.inner.put("large", content, hashlib.md5(content).digest())  # type: ignore[attr-defined]
     fetch(store, tmp_path / "first", cache)
     path = entry(cache, len(content))
     before = path.stat()
@@ -131,7 +130,7 @@ def test_another_version_is_another_entry(
     store: Counting, cache: CacheLimits, tmp_path: Path
 ) -> None:
     fetch(store, tmp_path / "first", cache)
-    store.inner.put("large", b"new")  # type: ignore[attr-defined]
+    put(store.inner, "large", b"new")
     fetch(store, tmp_path / "second", cache)
     assert store.names == ["large"]
     assert (tmp_path / "second" / "large").read_bytes() == b"new"
@@ -339,19 +338,13 @@ def test_nobody_else_can_look_into_it(store: Counting, cache: CacheLimits, tmp_p
 
 
 @pytest.fixture
-def datastore(azurite: Azurite, container: ContainerClient) -> AzureBlobDatastore:
-    container.upload_blob("file", b"content")
-    return AzureBlobDatastore(
-        account_name=azurite.account,
-        container_name=container.container_name,
-        auth=AccountKey(account_key=azurite.key),
-        protocol="http",
-        endpoint=azurite.url.partition("//")[2].partition("/")[0],
-    )
+def datastore(remote: RemotePlace) -> FileDatastore:
+    put(remote.store, "file", b"content")
+    return remote.datastore()
 
 
 def test_a_datastore_keeps_what_it_downloads_unless_told_otherwise(
-    datastore: AzureBlobDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    datastore: FileDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_CACHE_ROOT", str(tmp_path / "cache"))
 
@@ -369,10 +362,9 @@ def test_a_datastore_keeps_what_it_downloads_unless_told_otherwise(
 
 
 def test_a_reference_says_whether_the_cache_is_used(
-    datastore: AzureBlobDatastore,
+    datastore: FileDatastore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    container: ContainerClient,
 ) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_CACHE_ROOT", str(tmp_path / "cache"))
     download_task.fn(datastore.path("file").as_download(cache=False), tmp_path / "1")

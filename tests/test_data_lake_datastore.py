@@ -3,16 +3,12 @@
 import inspect
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from pydantic import SecretStr
-from servers.data_lake import DataLake
 from servers.prefect_server import PrefectServer
-from small_stores import make_tree, tree
 
 from prefect_datastores import (
     AccountKey,
@@ -23,28 +19,10 @@ from prefect_datastores import (
     Identity,
     ServicePrincipal,
 )
-from prefect_datastores.cli import main
 from prefect_datastores.errors import (
-    AuthenticationFailed,
     ConfigurationError,
-    ContainerNotFound,
     DatastoreNotFound,
 )
-from prefect_datastores.stores.data_lake import DataLakeStore
-from prefect_datastores.testing import content_of
-
-
-@pytest.fixture
-def place(data_lake: DataLake, filesystem: str) -> dict[str, Any]:
-    """What register_azure_data_lake_gen2 needs."""
-    return {
-        "filesystem": filesystem,
-        "account_name": data_lake.account,
-        "account_key": data_lake.key,
-        "protocol": "http",
-        "endpoint": f"{data_lake.host}:{data_lake.blob_port}",
-        "dfs_endpoint": f"{data_lake.host}:{data_lake.dfs_port}",
-    }
 
 
 @pytest.fixture
@@ -61,27 +39,6 @@ def lake_of(**given: Any) -> AzureDataLakeGen2Datastore:
     )
 
 
-def test_a_registered_data_lake_is_found_and_works(
-    name: str, place: dict[str, Any], tmp_path: Path
-) -> None:
-    made = Datastore.register_azure_data_lake_gen2("workspace", name, **place)
-    found = Datastore.get("workspace", name)
-    assert isinstance(found, AzureDataLakeGen2Datastore)
-    assert found.model_dump() == made.model_dump()
-    assert (found.datastore_type, found.container_name) == (
-        "AzureDataLakeGen2",
-        place["filesystem"],
-    )
-    source = make_tree(tmp_path / "source", {"a.txt": b"a", "deep/er/b": content_of(100_000)})
-    made.upload(source, "top", show_progress=False)
-    assert found.download(tmp_path / "got", "top", show_progress=False).count == 2
-    assert tree(tmp_path / "got" / "top") == tree(source)
-    assert {check.outcome for check in made.check()} == {"ok"}
-    assert Datastore.list()[name].datastore_type == "AzureDataLakeGen2"
-    with closing(made._connect()) as store:
-        assert store.capabilities.has_folders
-
-
 def test_the_signature_is_that_of_the_original() -> None:
     given = list(inspect.signature(Datastore.register_azure_data_lake_gen2).parameters.values())
     positional = [one.name for one in given if one.kind is one.POSITIONAL_OR_KEYWORD]
@@ -91,17 +48,6 @@ def test_the_signature_is_that_of_the_original() -> None:
         *("protocol", "endpoint", "overwrite"),
         *("subscription_id", "resource_group", "grant_workspace_access"),
     ]
-
-
-def test_a_filesystem_is_made_where_that_is_wanted(name: str, place: dict[str, Any]) -> None:
-    place["filesystem"] = f"made-{uuid.uuid4().hex}"
-    with pytest.raises(ContainerNotFound):
-        Datastore.register_azure_data_lake_gen2(None, name, **place)
-    made = Datastore.register_azure_data_lake_gen2(None, name, **place, create_if_not_exists=True)
-    assert made.list_objects() == []
-    with closing(made._connect()) as store:
-        assert isinstance(store, DataLakeStore)
-        store._service.request("DELETE", query=(("restype", "container"),))
 
 
 def test_a_service_principal_is_all_of_its_values_or_none(name: str) -> None:
@@ -181,25 +127,6 @@ def test_a_connection_string_tells_both_endpoints() -> None:
 def test_what_cannot_be_is_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         lake_of(auth=AccountKey(account_key=SecretStr("a2V5")), **given)
-
-
-def test_a_data_lake_is_registered_by_the_command_line(name: str, place: dict[str, Any]) -> None:
-    given = ["register", "azure-data-lake-gen2", name, "--account", place["account_name"]]
-    given += ["--filesystem", place["filesystem"], "--endpoint", place["endpoint"]]
-    given += ["--dfs-endpoint", place["dfs_endpoint"], "--protocol", "http"]
-    variables = {"PREFECT_DATASTORES_ACCOUNT_KEY": place["account_key"]}
-    result = CliRunner().invoke(main, given, env=variables)
-    assert result.exit_code == 0, result.output
-    assert place["filesystem"] in result.output
-    assert place["account_key"] not in result.output
-    assert isinstance(Datastore.get(name), AzureDataLakeGen2Datastore)
-
-
-def test_a_wrong_key_is_told(place: dict[str, Any], name: str) -> None:
-    place["account_key"] = "d3Jvbmc="
-    with pytest.raises(AuthenticationFailed) as e:
-        Datastore.register_azure_data_lake_gen2(None, name, **place)
-    assert "d3Jvbmc=" not in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from datetime import datetime, timedelta, timezone
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
-from azure.storage.blob import BlobServiceClient, generate_container_sas
+from azure.storage.blob import BlobServiceClient
+from places import LakePlace, Through
 from servers.data_lake import TOKEN, DataLake
 from servers.data_lake.blob_listing import marker_of
-from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import PART, SmallDataLakeStore, make_tree
+from servers.faults import Fault, Reply
+from small_stores import PART, Around, AroundWriting, SmallDataLakeStore, make_tree
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -30,21 +29,21 @@ from prefect_datastores.errors import (
     PlaceTaken,
     ServiceBusy,
     SourceChanged,
+    StageFailed,
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, ObjectName
+from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.publish import publish
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.azure import fault_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.connection import Answer, Headers
-from prefect_datastores.stores.limit import Allowance, Rates
 from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.stores.unfinished import Unfinished
 from prefect_datastores.testing import (
-    StoreContract,
     at_once,
     begin,
     content_of,
@@ -56,71 +55,12 @@ from prefect_datastores.testing import (
 )
 
 AT_ONCE = RetryPolicy(tries=2, first_pause=0.0, longest_pause=0.0)
-ROOMY = Rates(requests_per_second=1e5, bytes_per_second=1e9)
-
-
-def opened(lake: DataLake, filesystem: str) -> SmallDataLakeStore:
-    return SmallDataLakeStore(lake.blob_url, filesystem, dfs_url=lake.dfs_url, account_key=lake.key)
-
-
-def missing(lake: DataLake) -> Iterator[SmallDataLakeStore]:
-    """A filesystem that does not exist; it is deleted where a test makes it."""
-    name = f"missing-{uuid.uuid4().hex}"
-    with closing(opened(lake, name)) as store:
-        yield store
-    with BlobServiceClient(
-        lake.blob_url, credential={"account_name": lake.account, "account_key": lake.key}
-    ) as service:
-        for made in service.list_containers(name_starts_with=name):
-            service.delete_container(made.name)
 
 
 @pytest.fixture
-def missing_lake_store(data_lake: DataLake) -> Iterator[ObjectStore]:
-    yield from missing(data_lake)
-
-
-@pytest.fixture
-def flat_store(flat_data_lake: DataLake) -> Iterator[SmallDataLakeStore]:
+def flat_store(flat_place: LakePlace) -> SmallDataLakeStore:
     """A new, empty filesystem without a hierarchical namespace."""
-    for store in missing(flat_data_lake):
-        store.create_root()
-        yield store
-
-
-@pytest.fixture
-def missing_flat_store(flat_data_lake: DataLake) -> Iterator[ObjectStore]:
-    yield from missing(flat_data_lake)
-
-
-class TestDataLakeStore(StoreContract):
-    @pytest.fixture
-    def store(self, lake_store: ObjectStore) -> ObjectStore:
-        return lake_store
-
-    @pytest.fixture
-    def missing_store(self, missing_lake_store: ObjectStore) -> ObjectStore:
-        return missing_lake_store
-
-
-class TestFlatDataLakeStore(StoreContract):
-    @pytest.fixture
-    def store(self, flat_store: ObjectStore) -> ObjectStore:
-        return flat_store
-
-    @pytest.fixture
-    def missing_store(self, missing_flat_store: ObjectStore) -> ObjectStore:
-        return missing_flat_store
-
-
-class TestPatientDataLakeStore(StoreContract):
-    @pytest.fixture
-    def store(self, lake_store: ObjectStore) -> ObjectStore:
-        return patient(lake_store, AT_ONCE, allowance=Allowance(ROOMY))
-
-    @pytest.fixture
-    def missing_store(self, missing_lake_store: ObjectStore) -> ObjectStore:
-        return patient(missing_lake_store, AT_ONCE, allowance=Allowance(ROOMY))
+    return flat_place.store
 
 
 # What kind of namespace there is.
@@ -140,137 +80,93 @@ def refuses(match: str) -> Fault:
     return Fault(match, "answer", times=None, status=403, headers=code)
 
 
-class Seen:
-    """A filesystem through a proxy before each of the two endpoints."""
-
-    def __init__(self, store: SmallDataLakeStore, blob: FaultyProxy, dfs: FaultyProxy) -> None:
-        self.store, self.blob, self.dfs = store, blob, dfs
-
-    def asked(self) -> list[str]:
-        """In which ways the kind of namespace was asked for."""
-        requests = [*self.blob.requests, *self.dfs.requests]
-        ways = (OF_ACCOUNT, OF_FILESYSTEM, OF_ACCESS)
-        return [way for request in requests for way in ways if way in request]
+def asked(seen: Through) -> list[str]:
+    """In which ways the kind of namespace was asked for."""
+    ways = (OF_ACCOUNT, OF_FILESYSTEM, OF_ACCESS)
+    return [way for request in seen.proxy.requests for way in ways if way in request]
 
 
-@contextmanager
-def seen(lake: DataLake, filesystem: str, *faults: Fault, **sign_in: Any) -> Iterator[Seen]:
-    """Open a filesystem whose endpoints fail as told."""
-    with ExitStack() as stack:
-        blob = stack.enter_context(faulty(lake.host, lake.blob_port, *faults))
-        dfs = stack.enter_context(faulty(lake.host, lake.dfs_port, *faults))
-        store = SmallDataLakeStore(
-            f"http://127.0.0.1:{blob.port}/{lake.account}",
-            filesystem,
-            dfs_url=f"http://127.0.0.1:{dfs.port}/{lake.account}",
-            **(sign_in or {"account_key": lake.key}),
-        )
-        yield Seen(stack.enter_context(closing(store)), blob, dfs)
-
-
-def sas(lake: DataLake, filesystem: str, permission: str) -> str:
-    end = datetime.now(timezone.utc) + timedelta(hours=1)
-    made = generate_container_sas(
-        lake.account, filesystem, account_key=lake.key, permission=permission, expiry=end
-    )
-    return str(made)
-
-
-@pytest.fixture(params=["hierarchical", "flat"])
-def place(request: pytest.FixtureRequest) -> tuple[DataLake, str, bool]:
-    """An account, a new filesystem of it, and whether it is hierarchical."""
-    if request.param == "hierarchical":
-        lake, name = request.getfixturevalue("data_lake"), request.getfixturevalue("filesystem")
-        return lake, name, True
-    store = request.getfixturevalue("flat_store")
-    return request.getfixturevalue("flat_data_lake"), store.url.rpartition("/")[2], False
+@pytest.fixture(params=["lake", "flat"])
+def either(request: pytest.FixtureRequest) -> LakePlace:
+    """A filesystem of either kind of namespace."""
+    return request.getfixturevalue(f"{request.param}_place")
 
 
 @pytest.mark.parametrize("sign_in", ["key", "sas", "token"])
 def test_the_kind_of_namespace_is_asked_for_once_in_the_way_that_the_credential_may(
-    place: tuple[DataLake, str, bool], sign_in: str
+    either: LakePlace, sign_in: str
 ) -> None:
-    lake, name, is_hierarchical = place
     given: dict[str, Any] = {
-        "key": {"account_key": lake.key},
-        "sas": {"sas_token": sas(lake, name, "rcwdl")},
+        "key": {"account_key": either.server.key},
+        "sas": {"sas_token": either.sas()},
         "token": {"token": Token()},
     }[sign_in]
-    with seen(lake, name, **given) as one:
-        assert one.asked() == []
-        told = at_once([lambda: one.store.capabilities] * 4)
-        assert {each.has_folders for each in told} == {is_hierarchical}  # type: ignore[attr-defined]
-        put(one.store, "a/b", b"content")
-        assert names_below(one.store) == ["a/b"]
-        assert not one.store.swaps_folders()
-        assert one.asked() == [OF_FILESYSTEM if sign_in == "token" else OF_ACCOUNT]
+    with either.through(**given, is_known=False) as one:
+        assert asked(one) == []
+        told = at_once([lambda: one.bare.capabilities] * 4)
+        assert {each.has_folders for each in told} == {either.has_folders}  # type: ignore[attr-defined]
+        put(one.bare, "a/b", b"content")
+        assert names_below(one.bare) == ["a/b"]
+        assert not one.bare.swaps_folders()
+        assert asked(one) == [OF_FILESYSTEM if sign_in == "token" else OF_ACCOUNT]
 
 
 @pytest.mark.parametrize("sign_in", [{"token": Token()}, {}])
 def test_a_way_that_is_refused_is_followed_by_the_next(
-    place: tuple[DataLake, str, bool], sign_in: dict[str, Any]
+    either: LakePlace, sign_in: dict[str, Any]
 ) -> None:
-    lake, name, is_hierarchical = place
     ways = [refuses(OF_ACCOUNT), refuses(OF_FILESYSTEM)]
-    with seen(lake, name, *ways, **sign_in) as one:
-        assert one.store.capabilities.has_folders == is_hierarchical
-        assert one.asked()[-1] == OF_ACCESS
+    with either.through(*ways, **sign_in, is_known=False) as one:
+        assert one.bare.capabilities.has_folders == either.has_folders
+        assert asked(one)[-1] == OF_ACCESS
 
 
 def test_an_answer_that_does_not_tell_is_followed_by_the_next(
-    place: tuple[DataLake, str, bool],
+    either: LakePlace,
 ) -> None:
-    lake, name, is_hierarchical = place
-    with seen(lake, name, Fault(OF_ACCOUNT, "answer", status=200)) as one:
-        assert one.store.capabilities.has_folders == is_hierarchical
-        assert one.asked() == [OF_ACCOUNT, OF_FILESYSTEM]
+    with either.through(Fault(OF_ACCOUNT, "answer", status=200), is_known=False) as one:
+        assert one.bare.capabilities.has_folders == either.has_folders
+        assert asked(one) == [OF_ACCOUNT, OF_FILESYSTEM]
 
 
 def test_a_flat_account_with_what_the_dfs_endpoint_does_not_go_with_is_flat(
-    flat_data_lake: DataLake, flat_store: ObjectStore
+    flat_place: LakePlace,
 ) -> None:
     code = {"x-ms-error-code": "EndpointUnsupportedAccountFeatures"}
     fault = Fault("resource=", "answer", status=409, headers=code)
-    name = flat_store.url.rpartition("/")[2]
-    with seen(flat_data_lake, name, fault, token=Token()) as one:
-        assert not one.store.capabilities.has_folders
+    with flat_place.through(fault, token=Token(), is_known=False) as one:
+        assert not one.bare.capabilities.has_folders
 
 
-def test_no_kind_of_namespace_is_assumed_where_none_is_told(
-    data_lake: DataLake, filesystem: str
-) -> None:
+def test_no_kind_of_namespace_is_assumed_where_none_is_told(lake_place: LakePlace) -> None:
     ways = [refuses(way) for way in (OF_ACCOUNT, OF_FILESYSTEM, OF_ACCESS)]
-    with seen(data_lake, filesystem, *ways) as one:
+    with lake_place.through(*ways, is_known=False) as one:
         for attempt in (
-            lambda: one.store.capabilities,
-            lambda: list(list_objects(one.store, "")),
-            one.store.name_rules,
+            lambda: one.bare.capabilities,
+            lambda: list(list_objects(one.bare, "")),
+            one.bare.name_rules,
         ):
             with pytest.raises(AccessDenied):
                 attempt()
-        one.blob.fail_by()
-        one.dfs.fail_by()
-        assert one.store.capabilities.has_folders
+        one.proxy.fail_by()
+        assert one.bare.capabilities.has_folders
 
 
-def test_asking_for_the_kind_of_namespace_is_tried_again(
-    data_lake: DataLake, filesystem: str
-) -> None:
-    with seen(data_lake, filesystem, Fault(OF_ACCOUNT, "answer")) as one:
-        assert patient(one.store, AT_ONCE).capabilities.has_folders
-        assert one.asked() == [OF_ACCOUNT, OF_ACCOUNT]
+def test_asking_for_the_kind_of_namespace_is_tried_again(lake_place: LakePlace) -> None:
+    with lake_place.through(Fault(OF_ACCOUNT, "answer"), is_known=False) as one:
+        assert patient(one.bare, AT_ONCE).capabilities.has_folders
+        assert asked(one) == [OF_ACCOUNT, OF_ACCOUNT]
 
 
-def test_a_wrong_key_and_a_missing_filesystem_are_told_as_that(
-    data_lake: DataLake, filesystem: str
-) -> None:
-    with seen(data_lake, filesystem, account_key="d3Jvbmc=") as one:
+def test_a_wrong_key_and_a_missing_filesystem_are_told_as_that(lake_place: LakePlace) -> None:
+    with lake_place.through(account_key="d3Jvbmc=", is_known=False) as one:
         with pytest.raises(AuthenticationFailed):
-            one.store.check_root()
-        assert len(one.asked()) == 1
-    with seen(data_lake, "no-such-filesystem", token=Token()) as one:
+            one.bare.check_root()
+        assert len(asked(one)) == 1
+    lake_place.destroy()
+    with lake_place.through(token=Token(), is_known=False) as one:
         with pytest.raises(ContainerNotFound):
-            one.store.check_root()
+            one.bare.check_root()
 
 
 # Folders.
@@ -318,6 +214,7 @@ def test_a_file_is_no_folder_to_rename_or_remove(lake_store: SmallDataLakeStore)
     with pytest.raises(ObjectNotFound):
         lake_store.move_folder(ObjectName("a/file"), ObjectName("b"))
     lake_store.remove_folder(ObjectName("a/file"))
+    lake_store.check_write(ObjectName("a/file/probe"))  # before a file is uploaded over `a/file`
     assert get(lake_store, "a/file") == b"kept"
     assert get(lake_store, "b") == b"b"
 
@@ -341,28 +238,26 @@ ODD = "caf\u00e9 %41#?&+\U0001f680"
 
 @pytest.mark.parametrize("sign_in", ["sas", "token"])
 def test_a_folder_is_renamed_and_removed_by_a_sas_and_by_a_token(
-    data_lake: DataLake, filesystem: str, sign_in: str
+    lake_place: LakePlace, sign_in: str
 ) -> None:
     by_sas = sign_in == "sas"
-    given: dict[str, Any] = (
-        {"sas_token": sas(data_lake, filesystem, "rcwdl")} if by_sas else {"token": Token()}
-    )
-    with seen(data_lake, filesystem, **given) as one:
-        put(one.store, f"{ODD}/a", b"content")
-        put(one.store, "b/c")
-        one.store.move_folder(ObjectName(ODD), ObjectName(f"new/{ODD}"))
-        assert get(one.store, f"new/{ODD}/a") == b"content"
-        one.store.remove_folder(ObjectName("new"))
-        assert names_below(one.store) == ["b/c"]
+    given: dict[str, Any] = {"sas_token": lake_place.sas()} if by_sas else {"token": Token()}
+    with lake_place.through(**given, is_known=False) as one:
+        put(one.bare, f"{ODD}/a", b"content")
+        put(one.bare, "b/c")
+        one.bare.move_folder(ObjectName(ODD), ObjectName(f"new/{ODD}"))
+        assert get(one.bare, f"new/{ODD}/a") == b"content"
+        one.bare.remove_folder(ObjectName("new"))
+        assert names_below(one.bare) == ["b/c"]
 
 
 @pytest.mark.parametrize("action", ["lose", "drop"])
 def test_a_rename_that_was_not_answered_is_known_where_it_was_done(
-    data_lake: DataLake, filesystem: str, action: Any
+    lake_place: LakePlace, action: Any
 ) -> None:
-    with seen(data_lake, filesystem, Fault("PUT .*mode=legacy", action, times=2)) as one:
-        put(one.store, "old/a", b"content")
-        store = patient(one.store, AT_ONCE)
+    with lake_place.through(Fault("PUT .*mode=legacy", action, times=2), is_known=False) as one:
+        put(one.bare, "old/a", b"content")
+        store = patient(one.bare, AT_ONCE)
         if action == "lose":
             store.move_folder(ObjectName("old"), ObjectName("new"))
             assert names_below(store) == ["new/a"]
@@ -374,17 +269,15 @@ def test_a_rename_that_was_not_answered_is_known_where_it_was_done(
 
 @pytest.mark.parametrize("action", ["lose", "drop"])
 def test_a_removal_that_was_not_answered_is_asked_for_again(
-    data_lake: DataLake, filesystem: str, action: Any
+    lake_place: LakePlace, action: Any
 ) -> None:
-    with seen(data_lake, filesystem, Fault("DELETE .*recursive=true", action)) as one:
-        put(one.store, "old/a")
-        patient(one.store, AT_ONCE).remove_folder(ObjectName("old"))
-        assert names_below(one.store) == []
+    with lake_place.through(Fault("DELETE .*recursive=true", action), is_known=False) as one:
+        put(one.bare, "old/a")
+        patient(one.bare, AT_ONCE).remove_folder(ObjectName("old"))
+        assert names_below(one.bare) == []
 
 
-def test_a_folder_is_removed_however_many_requests_it_takes(
-    data_lake: DataLake, filesystem: str
-) -> None:
+def test_a_folder_is_removed_however_many_requests_it_takes(lake_place: LakePlace) -> None:
     more = Fault(
         "DELETE .*recursive=true",
         "answer",
@@ -392,16 +285,19 @@ def test_a_folder_is_removed_however_many_requests_it_takes(
         status=202,
         headers={"x-ms-continuation": marker_of("old/a")},
     )
-    with seen(data_lake, filesystem, more) as one:
-        put(one.store, "old/a")
-        put(one.store, "old/b/c")
+    with lake_place.through(more, is_known=False) as one:
+        put(one.bare, "old/a")
+        put(one.bare, "old/b/c")
         # One that repeats itself would never end.
         with pytest.raises(IntegrityError, match="repeats itself"):
-            one.store.remove_folder(ObjectName("old"))
-        one.dfs.fail_by(Fault(**{**vars(more), "times": 1}))
-        one.store.remove_folder(ObjectName("old"))
-        assert [request.count("continuation=") for request in one.dfs.requests] == [0, 1]
-        assert names_below(one.store) == []
+            one.bare.remove_folder(ObjectName("old"))
+        one.proxy.fail_by(Fault(**{**vars(more), "times": 1}))
+        one.bare.remove_folder(ObjectName("old"))
+        assert [r.count("continuation=") for r in one.proxy.requests if r.startswith("DELETE")] == [
+            0,
+            1,
+        ]
+        assert names_below(one.bare) == []
 
 
 def test_what_is_deleted_or_read_is_the_version_that_was_meant(
@@ -426,13 +322,10 @@ HIDDEN = ".pds-unfinished/"
 
 
 @pytest.fixture
-def theirs(lake_store: SmallDataLakeStore) -> str:
+def theirs(lake_place: LakePlace) -> str:
     """The version of such a file, `sub/a`."""
-    ask = lake_store._dfs.request
-    ask("PUT", "sub/a", (("resource", "file"),))
-    ask("PATCH", "sub/a", (("action", "append"), ("position", "0")), {}, b"theirs")
-    ask("PATCH", "sub/a", (("action", "flush"), ("position", "6")))
-    return lake_store.head(ObjectName("sub/a")).etag
+    lake_place.plant_by_dfs("sub/a", b"theirs")
+    return lake_place.store.head(ObjectName("sub/a")).etag
 
 
 @pytest.mark.parametrize("content", [b"", b"ours", LARGE], ids=["empty", "small", "large"])
@@ -469,12 +362,12 @@ def test_a_file_of_the_other_endpoint_is_kept_where_another_one_is_to_be_replace
 @pytest.mark.parametrize("action", ["lose", "drop"])
 @pytest.mark.parametrize("match", ["PUT .*mode=legacy", "PUT .*comp=blocklist"])
 def test_a_replacement_that_was_not_answered_is_gone_on_with(
-    data_lake: DataLake, filesystem: str, theirs: str, match: str, action: Any
+    lake_place: LakePlace, theirs: str, match: str, action: Any
 ) -> None:
-    with seen(data_lake, filesystem, Fault(match, action)) as one:
-        committed = put(patient(one.store, AT_ONCE), "sub/a", LARGE, replaces=theirs)
-        assert one.store.head(ObjectName("sub/a")).etag == committed.etag
-        assert get(one.store, "sub/a") == LARGE
+    with lake_place.through(Fault(match, action), is_known=False) as one:
+        committed = put(patient(one.bare, AT_ONCE), "sub/a", LARGE, replaces=theirs)
+        assert one.bare.head(ObjectName("sub/a")).etag == committed.etag
+        assert get(one.bare, "sub/a") == LARGE
 
 
 def test_parts_may_come_from_many_threads_over_a_file_of_the_other_endpoint(
@@ -526,13 +419,13 @@ def test_the_rules_of_names_are_those_of_the_namespace(
 @pytest.mark.parametrize("publishes", [False, True])
 @pytest.mark.parametrize("wrong", ["tab\t", "\x7f", "dots.", "/".join("d" * 61)])
 def test_a_name_that_cannot_be_stops_an_upload_before_the_first_byte(
-    data_lake: DataLake, filesystem: str, tmp_path: Path, wrong: str, publishes: bool
+    lake_place: LakePlace, tmp_path: Path, wrong: str, publishes: bool
 ) -> None:
     source = folder_source(make_tree(tmp_path / "source", {"fine": b"1", wrong: b"2"}))
-    with seen(data_lake, filesystem) as one:
+    with lake_place.through(is_known=False) as one:
         with pytest.raises(UnsafeName, match="names that are refused"):
-            (publish if publishes else upload)(one.store, source, "top", "replace")
-        assert one.blob.count("PUT") == one.dfs.count("PUT") == 0
+            (publish if publishes else upload)(one.bare, source, "top", "replace")
+        assert one.proxy.count("PUT") == 0
 
 
 def test_names_of_a_query_are_signed_in_lower_case(lake_store: SmallDataLakeStore) -> None:
@@ -554,13 +447,79 @@ def test_an_error_of_the_dfs_endpoint_is_read() -> None:
     assert read(b"<Error><Code>A</Code><Message>B\nC</Message></Error>") == ("A", "B")
 
 
-def test_a_sas_that_ended_is_told_by_the_dfs_endpoint_too(
-    data_lake: DataLake, filesystem: str
-) -> None:
+def test_a_sas_that_ended_is_told_by_the_dfs_endpoint_too(lake_place: LakePlace) -> None:
     message = "Signature not valid in the specified time frame: Start [x] - Expiry [y]"
     error = {"error": {"code": "AuthenticationFailed", "message": message}}
     fault = Fault("DELETE", "answer", status=403, body=json.dumps(error).encode())
-    with seen(data_lake, filesystem, fault, sas_token=sas(data_lake, filesystem, "rcwdl")) as one:
-        put(one.store, "a")
+    with lake_place.through(fault, sas_token=lake_place.sas(), is_known=False) as one:
+        put(one.bare, "a")
         with pytest.raises(CredentialExpired):
-            one.store.delete(ObjectName("a"))
+            one.bare.delete(ObjectName("a"))
+
+
+def interrupted(store: ObjectStore, tmp_path: Path, most: int) -> None:
+    """Begin to upload `sub/a`, and break after some parts; what is done is written down."""
+
+    class Breaking(Around):
+        def begin_write(self, name: ObjectName, size: int, **more: Any) -> Any:
+            writing, left = self.inner.begin_write(name, size, **more), iter(range(most))
+
+            class Counted(AroundWriting):
+                def write_part(self, *part: Any) -> None:
+                    if next(left, None) is None:
+                        raise ServiceBusy("It broke.")
+                    super().write_part(*part)
+
+            return Counted(writing)
+
+    with pytest.raises(StageFailed, match="It broke"):
+        send(Breaking(store), tmp_path)
+
+
+def send(store: ObjectStore, tmp_path: Path) -> None:
+    source = folder_source(make_tree(tmp_path / "source", {"a": LARGE}))
+    upload(store, source, "sub", "replace", limits=Limits(parts=1), journals=tmp_path / "journals")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_upload_that_broke_ends_well_over_a_file_of_the_other_endpoint(
+    lake_place: LakePlace, tmp_path: Path, before: bool
+) -> None:
+    """Whether the file stood there before, or came since: what is kept elsewhere is sent again."""
+    if before:
+        lake_place.plant_by_dfs("sub/a", b"theirs")
+    interrupted(lake_place.store, tmp_path, 2)
+    lake_place.plant_by_dfs("sub/a", b"theirs")
+    send(lake_place.store, tmp_path)
+    assert get(lake_place.store, "sub/a") == LARGE
+
+
+def test_a_file_that_comes_by_the_other_endpoint_between_two_parts_is_told(
+    lake_place: LakePlace,
+) -> None:
+    """The part that was sent before is lost, so that nothing can be committed."""
+    writing = lake_place.store.begin_write(ObjectName("sub/a"), len(LARGE))
+    first, *others = parts_of(lake_place.store, LARGE)
+    writing.write_part(*first)
+    lake_place.plant_by_dfs("sub/a", b"theirs")
+    for part in others:
+        writing.write_part(*part)
+    with pytest.raises(ObjectExists):
+        writing.commit(md5_of(LARGE))
+    writing.abort()
+    assert get(lake_place.store, "sub/a") == b"theirs"
+
+
+def test_a_folder_is_seen_as_empty_however_many_pages_that_takes(lake_place: LakePlace) -> None:
+    """The service may give a page with nothing on it, and a marker of the next."""
+    lake_place.make_folder("a/b")
+
+    def nothing_yet(reply: Reply) -> Reply:
+        body = re.sub(rb"<Blobs>.*</Blobs>", b"<Blobs></Blobs>", reply.body)
+        marker = b"<NextMarker>" + marker_of("a").encode() + b"</NextMarker>"
+        body = re.sub(rb"<NextMarker ?/>|<NextMarker>.*</NextMarker>", marker, body)
+        return replace(reply, body=body)
+
+    for skip in range(4):
+        with lake_place.through(Fault("comp=list", "change", skip=skip, change=nothing_yet)) as one:
+            assert markers(one.bare, "a/b/") == ["a/b/"], skip

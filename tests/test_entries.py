@@ -1,5 +1,6 @@
 """Pages of a file share's listings: the patterns and the parser read them alike, and none reads what is no page."""
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from small_stores import SmallShareStore
 from prefect_datastores.errors import IntegrityError
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores import entries
-from prefect_datastores.stores.entries import Entries
+from prefect_datastores.stores.entries import Entries, ranges_of
 from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.share import ShareStore
 from prefect_datastores.testing import put
@@ -145,6 +146,20 @@ def test_an_encoded_name_is_decoded() -> None:
 def test_what_is_no_listing_is_an_error_and_never_empty(body: bytes) -> None:
     with pytest.raises(IntegrityError, match="listing cannot be read"):
         entries.entries_of(body)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("<Ranges />", []),
+        (" 0-9 20-29", [(0, 10), (20, 30)]),
+        (" 10-19 0-9 5-7", [(0, 20)]),
+        ("<html/>", []),
+    ],
+)
+def test_ranges_are_joined(told: str, found: list[tuple[int, int]]) -> None:
+    inside = re.sub(r" (\d+)-(\d+)", r"<Range><Start>\1</Start><End>\2</End></Range>", told)
+    assert ranges_of(f"<Ranges>{inside}</Ranges>".encode()) == found
 
 
 def test_a_moment_is_read_as_it_is_meant() -> None:

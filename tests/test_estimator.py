@@ -10,28 +10,19 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from azure.storage.blob import (
-    BlobServiceClient,
-    ContainerClient,
-    ContainerSasPermissions,
-    generate_container_sas,
-)
+from places import BlobPlace, Place, RemotePlace
 from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun, ParameterTypeError
 from prefect.states import Cancelling
-from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
-from servers.faults import Fault, faulty
+from servers.faults import Fault
 
 from prefect_datastores import (
-    AzureBlobDatastore,
-    AzureFileDatastore,
     DataReference,
     Datastore,
     Estimator,
@@ -52,6 +43,8 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.estimator_spec import EstimatorSpec
+from prefect_datastores.stores.listed import list_objects
+from prefect_datastores.testing import names_below, put
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "scratch")
 
@@ -146,44 +139,6 @@ def estimate(source: Callable[[str], Path], results: LocalDatastore) -> Callable
         return Estimator(
             source(code), entry_script="train.py", inputs=[*inputs, outputs], **options
         )
-
-    return make
-
-
-@pytest.fixture
-def containers(azurite: Azurite) -> Iterator[Callable[[], ContainerClient]]:
-    """Makes empty blob containers."""
-    credential = {"account_name": azurite.account, "account_key": azurite.key}
-    with BlobServiceClient(azurite.url, credential=credential) as service:
-        made: list[ContainerClient] = []
-
-        def make() -> ContainerClient:
-            made.append(service.create_container(f"test-{uuid.uuid4().hex}"))
-            return made[-1]
-
-        yield make
-        for each in made:
-            each.delete_container()
-
-
-@pytest.fixture
-def blobs(
-    azurite: Azurite, containers: Callable[[], ContainerClient], name: Callable[[], str]
-) -> Callable[[], tuple[AzureBlobDatastore, ContainerClient]]:
-    """Registers new blob containers."""
-
-    def make() -> tuple[AzureBlobDatastore, ContainerClient]:
-        container = containers()
-        registered = Datastore.register_azure_blob_container(
-            None,
-            name(),
-            container.container_name,
-            azurite.account,
-            account_key=azurite.key,
-            protocol="http",
-            endpoint=f"{azurite.host}:{azurite.port}",
-        )
-        return registered, container
 
     return make
 
@@ -297,43 +252,21 @@ with open('outputs/metrics.json', 'w') as file:
 """
 
 
-@pytest.fixture
-def shares(azure_files: AzureFiles, name: Callable[[], str]) -> Callable[[], AzureFileDatastore]:
-    """Registers new file shares."""
-
-    def make() -> AzureFileDatastore:
-        registered = name()
-        return Datastore.register_azure_file_share(
-            None,
-            registered,
-            registered.replace("_", "-"),
-            azure_files.account,
-            account_key=azure_files.key,
-            protocol="http",
-            endpoint=f"{azure_files.host}:{azure_files.port}",
-            create_if_not_exists=True,
-        )
-
-    return make
-
-
 @the_default
-@pytest.mark.parametrize(
-    ("way", "kind"),
-    [("run", "blobs"), ("submit", "blobs"), ("run", "shares"), ("submit", "shares")],
-)
+@pytest.mark.parametrize("kind", ["blob", "share", "lake"])
+@pytest.mark.parametrize("way", ["run", "submit"])
 def test_the_example_of_the_original_documentation_runs_as_written(
     way: str,
     kind: str,
-    request: pytest.FixtureRequest,
+    new_place: Callable[[str], Place],
+    name: Callable[[], str],
     source: Callable[[str], Path],
     default: LocalDatastore,
     scratch: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    make = request.getfixturevalue(kind)  # a share takes the place of a container
-    made = [make() for _ in range(3)]
-    datastore1, datastore2, datastore3 = made if kind == "shares" else [one for one, _ in made]
+    """A share, or a filesystem of a data lake, takes the place of a container."""
+    datastore1, datastore2, datastore3 = (new_place(kind).register(name()) for _ in range(3))
     for datastore, names in (
         (datastore1, ["a.txt", "sub/b.txt"]),
         (datastore2, ["foo/c.txt", "foobar/d"]),
@@ -395,12 +328,12 @@ def test_the_example_of_the_original_documentation_runs_as_written(
 @the_default
 def test_code_for_azure_ml_runs_with_other_imports(
     azurite: Azurite,
-    containers: Callable[[], ContainerClient],
+    blob_place: BlobPlace,
     name: Callable[[], str],
     source: Callable[[str], Path],
     default: LocalDatastore,
 ) -> None:
-    my_datastore, container_name = name(), containers().container_name
+    my_datastore, container_name = name(), blob_place.name
 
     ws = v1.Workspace.from_config(path="./config.json")
     v1.Datastore.register_azure_blob_container(
@@ -758,13 +691,12 @@ def marks(tmp_path: Path) -> str:
 def test_what_can_never_work_is_refused_before_the_script_runs(
     estimate: Callable[..., Estimator],
     local: Callable[..., LocalDatastore],
-    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
+    remote: RemotePlace,
     tmp_path: Path,
 ) -> None:
-    data, (good, _) = local(**{"foobar/x": "x"}), blobs()
-    values = good.model_dump()
-    gone = AzureBlobDatastore(**{**values, "container_name": "not-there"})
-    wrong = AzureBlobDatastore(**{**values, "auth": {"account_key": "d3Jvbmcga2V5IQ=="}})
+    data, place = local(**{"foobar/x": "x"}), remote.connection()
+    gone = remote.block(**{**place, remote.name_field: "not-there"}, auth=remote.auth())
+    wrong = remote.datastore(auth={"account_key": "d3Jvbmcga2V5IQ=="})
     cases: list[tuple[DataReference, type[DatastoreError], str]] = [
         (data.path("foo").as_download(), ObjectNotFound, "nothing at 'foo' in .*allow_empty=True"),
         (data.as_download(include=["*.csv"]), ObjectNotFound, r"include=\['\*.csv'\]"),
@@ -924,31 +856,22 @@ def test_a_run_in_this_process_is_cancelled_by_the_api(long: Any) -> None:
 def test_a_run_that_is_cancelled_while_data_comes_lets_go_of_the_service(
     estimate: Callable[..., Estimator],
     name: Callable[[], str],
-    azurite: Azurite,
-    container: ContainerClient,
+    remote: RemotePlace,
     scratch: Path,
     tmp_path: Path,
 ) -> None:
     """The service takes the request for the data, and never ends its answer."""
-    container.upload_blob("data/large", b"content")
+    put(remote.store, "data/large", b"content")
     never = Fault(r"GET \S+/data/large", "hang", times=None)
-    with faulty(azurite.host, azurite.port, never) as proxy:
-        data = Datastore.register_azure_blob_container(
-            None,
-            name(),
-            container.container_name,
-            azurite.account,
-            account_key=azurite.key,
-            protocol="http",
-            endpoint=f"127.0.0.1:{proxy.port}",
-        )
+    with remote.through(never) as seen:
+        data = remote.register(name(), seen.ports)
         run = estimate(marks(tmp_path), data.path("data").as_download(), keep="never").submit()
-        wait_for(lambda: proxy.count(never.match))
+        wait_for(lambda: seen.proxy.count(never.match))
 
         def connected() -> bool:
             with contextlib.suppress(psutil.Error):
                 open_ones = psutil.Process(run._process.pid).net_connections("tcp")
-                return any(one.raddr and one.raddr.port == proxy.port for one in open_ones)
+                return any(one.raddr and one.raddr.port in seen.ports for one in open_ones)
             return False
 
         assert connected()
@@ -1037,10 +960,11 @@ def test_a_script_runs_in_a_copy_of_its_source(
 def test_a_source_that_a_datastore_carries_is_stored_once(
     estimate: Callable[..., Estimator],
     source: Callable[[str], Path],
-    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
+    remote: RemotePlace,
+    name: Callable[[], str],
     results: Any,
 ) -> None:
-    carrier, container = blobs()
+    carrier: Any = remote.register(name())
     folder = source("")
     (folder / "pkg").mkdir()
     (folder / "pkg/__init__.py").write_text("ANSWER = 42\n")
@@ -1049,7 +973,7 @@ def test_a_source_that_a_datastore_carries_is_stored_once(
     code = "import pkg\nopen('outputs/answer', 'w').write(str(pkg.ANSWER))"
 
     def stored() -> dict[str, str]:
-        return {blob.name: blob.etag for blob in container.list_blobs()}
+        return {info.name: info.etag for info in list_objects(remote.store, "")}
 
     first = estimate(code, source_directory_data_store=carrier).run()
     once = stored()
@@ -1075,10 +999,10 @@ def test_a_source_that_a_datastore_carries_is_stored_once(
 
 def test_a_spec_is_json_without_secrets_and_makes_the_same_estimator(
     estimate: Callable[..., Estimator],
-    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
-    azurite: Azurite,
+    remote: RemotePlace,
+    name: Callable[[], str],
 ) -> None:
-    data, _ = blobs()
+    data: Any = remote.register(name())
     est = estimate(
         "pass",
         data.path("a").as_download(include=["*.csv"]),
@@ -1089,7 +1013,7 @@ def test_a_spec_is_json_without_secrets_and_makes_the_same_estimator(
         source_directory_data_store=data,
     )
     text = est.spec.model_dump_json()
-    assert azurite.key not in text
+    assert remote.server.key not in text
     assert EstimatorSpec.model_validate_json(text) == est.spec
     assert Estimator.from_spec(est.spec).spec == est.spec
     kinds = [type(item) for item in EstimatorSpec.model_validate_json(text).script_params["--list"]]
@@ -1243,36 +1167,27 @@ def test_a_carried_source_has_what_a_copied_one_has(
 
 def test_a_credential_without_the_rights_is_refused_before_the_script(
     estimate: Callable[..., Estimator],
-    blobs: Callable[[], tuple[AzureBlobDatastore, ContainerClient]],
-    azurite: Azurite,
+    remote: RemotePlace,
     tmp_path: Path,
 ) -> None:
-    good, container = blobs()
+    def signed(rights: str) -> Any:
+        return remote.datastore(auth={"sas_token": remote.sas(rights)})
 
-    def signed(rights: str) -> AzureBlobDatastore:
-        token = generate_container_sas(
-            azurite.account,
-            container.container_name,
-            account_key=azurite.key,
-            permission=ContainerSasPermissions.from_string(rights),
-            expiry=datetime.now(timezone.utc) + timedelta(hours=1),
-        )
-        return AzureBlobDatastore(**{**good.model_dump(), "auth": {"sas_token": token}})
-
+    writes = remote.rights_to_write
     code = marks(tmp_path) + "; open('m', 'w').write('x')"
     for rights, rule in (
         ("rl", "replace"),
         ("rl", "if_changed"),
-        ("cw", "if_changed"),
-        ("cw", "skip"),
+        (writes, "if_changed"),
+        (writes, "skip"),
     ):
         with pytest.raises(AccessDenied, match="lacks the right"):
             estimate(code, signed(rights).path("m").as_upload("m", overwrite=rule)).run()
     assert not (tmp_path / "ran").exists()
-    assert list(container.list_blobs(include=["uncommittedblobs"])) == []
-    estimate(code, signed("cw").path("m").as_upload("m", overwrite="replace")).run()
-    estimate(code, signed("rcw").path("m").as_upload("m")).run()
-    assert [blob.name for blob in container.list_blobs()] == ["m"]
+    assert names_below(remote.store) == []
+    estimate(code, signed(writes).path("m").as_upload("m", overwrite="replace")).run()
+    estimate(code, signed(f"r{writes}").path("m").as_upload("m")).run()
+    assert names_below(remote.store) == ["m"]
 
 
 def test_a_submitted_run_has_the_source_of_when_it_was_submitted(

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
-from oracle import stored
-from servers.azurite import Azurite
-from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import PART, SmallBlobStore, make_tree, tree
+from oracle import fill, stored
+from places import RemotePlace
+from servers.faults import Fault, FaultyProxy
+from small_stores import PART, make_tree, tree
 
-from prefect_datastores.testing import content_of, put
+from prefect_datastores.testing import content_of
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -32,13 +31,17 @@ SECONDS = 2.0
 RUNS = """
 import json, os, signal, sys, threading, time
 import psutil
+from dataclasses import replace
 from prefect import flow
-from prefect_datastores import AzureBlobDatastore, stage
-from prefect_datastores.stores.base import Capabilities
+import prefect_datastores
+from prefect_datastores import stage
 from prefect_datastores.stores.blob import BlobStore
+from prefect_datastores.stores.share import ShareStore
 
-BlobStore.capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=int(sys.argv[2]), begins_ahead=True, commits_ahead=True)
-store = AzureBlobDatastore(**json.loads(sys.argv[1]))
+BlobStore.flat = replace(BlobStore.flat, part_size=int(sys.argv[2]))
+ShareStore.capabilities = replace(ShareStore.capabilities, part_size=int(sys.argv[2]))
+kind, place = json.loads(sys.argv[1])
+store = getattr(prefect_datastores, kind)(**place)
 data = store.path("data")
 raised = []
 
@@ -63,9 +66,9 @@ def our_threads():
 
 def still_open():
     # Files of ours, and connections to the service.
-    me, port = psutil.Process(), int(store.endpoint.rpartition(":")[2])
+    me, ports = psutil.Process(), json.loads(sys.argv[4])
     files = [file.path for file in me.open_files() if file.path.startswith(sys.argv[3])]
-    return files + [str(c.raddr) for c in me.net_connections("tcp") if c.raddr and c.raddr.port == port]
+    return files + [str(c.raddr) for c in me.net_connections("tcp") if c.raddr and c.raddr.port in ports]
 
 # What Prefect hands the signal on to when it has told its server; unless set, it ends the process.
 signal.signal(signal.SIGTERM, lambda *_: None)
@@ -111,17 +114,20 @@ class Runs:
 
 
 @contextmanager
-def runs(azurite: Azurite, container: ContainerClient, root: Path) -> Iterator[Runs]:
-    with faulty(azurite.host, azurite.port) as proxy:
-        place = {
-            "account_name": azurite.account,
-            "container_name": container.container_name,
-            "auth": {"account_key": azurite.key},
-            "protocol": "http",
-            "endpoint": f"127.0.0.1:{proxy.port}",
-        }
+def runs(remote: RemotePlace, root: Path) -> Iterator[Runs]:
+    with remote.through() as seen:
+        auth = {"auth": {"account_key": remote.server.key}}
+        told = [remote.block.__name__, {**remote.connection(seen.ports), **auth}]
         with subprocess.Popen(
-            [sys.executable, "-c", RUNS, json.dumps(place), str(PART), str(root)],
+            [
+                sys.executable,
+                "-c",
+                RUNS,
+                json.dumps(told),
+                str(PART),
+                str(root),
+                json.dumps(seen.ports),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -134,20 +140,18 @@ def runs(azurite: Azurite, container: ContainerClient, root: Path) -> Iterator[R
             while process.stdout.readline() != "ready\n":
                 assert process.poll() is None
             try:
-                yield Runs(process, proxy)
+                yield Runs(process, seen.proxy)
             finally:
                 process.kill()
 
 
 def test_a_download_that_is_terminated_at_any_request_ends_at_once_and_is_gone_on_with(
-    azurite: Azurite, container: ContainerClient, tmp_path: Path
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
-    direct = SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    for name, content in NEW.items():
-        put(direct, f"data/{name}", content)
+    fill(remote.store, {f"data/{name}": content for name, content in NEW.items()})
     destination = tmp_path / "destination"
     times = []
-    with runs(azurite, container, tmp_path) as running:
+    with runs(remote, tmp_path) as running:
         assert running.run("download", destination)["ended"] == ""
         requests = len(running.proxy.requests)
         assert requests > 5
@@ -175,30 +179,28 @@ def test_a_download_that_is_terminated_at_any_request_ends_at_once_and_is_gone_o
 
 
 def test_an_upload_that_is_terminated_at_any_request_commits_whole_objects_and_is_gone_on_with(
-    azurite: Azurite, container: ContainerClient, tmp_path: Path
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
-    direct = SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
     source, times = make_tree(tmp_path / "source", NEW), []
     old, new = ({f"data/{name}": data for name, data in of.items()} for of in (OLD, NEW))
-    with runs(azurite, container, tmp_path) as running:
+    with runs(remote, tmp_path) as running:
         assert running.run("upload", source)["ended"] == ""
         requests = len(running.proxy.requests)
         assert requests > 5
         for request in range(requests):
-            for name, content in old.items():
-                put(direct, name, content)
+            fill(remote.store, old)
             running.proxy.fail_by(
                 Fault("", "lose", skip=request, times=1, meanwhile=running.stop),
                 Fault("", "lose", skip=request, times=None),
             )
             told = running.run("upload", source)
             times += [told["took"]] if told["took"] is not None else []
-            found = stored(direct)
+            found = stored(remote.store)
             assert found.keys() == old.keys() | new.keys()
             assert all(content in (old.get(n), new.get(n)) for n, content in found.items())
         running.proxy.fail_by()
         assert running.run("upload", source)["ended"] == ""
-    assert stored(direct) == {**old, **new}
+    assert stored(remote.store) == {**old, **new}
     assert (
         len(times) > 4
     )  # parts that came are not moved again, so that the last requests are not made

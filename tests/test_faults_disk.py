@@ -3,23 +3,20 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
-from oracle import attempt, check, open_descriptors, plant_link, stored, threads_left, through
+from oracle import attempt, check, fill, open_descriptors, plant_link, stored, threads_left
+from places import RemotePlace
 from servers import sandbox
-from servers.azurite import Azurite
 from servers.faults import Fault
 from small_stores import (
     PART,
     Around,
     AroundWriting,
-    SmallBlobStore,
-    SmallLocalStore,
     make_tree,
     tree,
 )
@@ -33,7 +30,6 @@ from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import ObjectStore, Writing
-from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.testing import begin, content_of, get, put
 
 PARTS = 4
@@ -43,29 +39,6 @@ OLD = {"large": b"old", "small": b"old and small", "kept": b"kept"}
 ALL = {**OLD, **NEW}
 REPLACE = DownloadRequest(overwrite="replace")
 OF_LARGE = r"GET \S+/large(\?|$)"
-
-
-@pytest.fixture
-def direct(azurite: Azurite, container: ContainerClient) -> Iterator[SmallBlobStore]:
-    with closing(
-        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    ) as store:
-        yield store
-
-
-@pytest.fixture(params=["memory", "local", "blob", "share", "lake"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    """An empty store of each kind."""
-    if request.param == "memory":
-        yield MemoryStore()
-    elif request.param == "local":
-        (tmp_path / "store").mkdir()
-        with closing(SmallLocalStore(tmp_path / "store")) as made:
-            yield made
-    elif request.param in {"share", "lake"}:
-        yield request.getfixturevalue(f"{request.param}_store")
-    else:
-        yield request.getfixturevalue("direct")
 
 
 @pytest.fixture
@@ -86,11 +59,6 @@ def unreported(
     for name, content in found.items():
         assert content in (old.get(name), new.get(name)), f"{name} is neither old nor new"
     assert threads_left() == []
-
-
-def fill(store: ObjectStore, content: dict[str, bytes]) -> None:
-    for name, data in content.items():
-        put(store, name, data)
 
 
 # A disk that is full, or says no, in the middle.
@@ -335,13 +303,9 @@ def test_a_process_without_descriptors_leaves_whole_files_and_leaks_none(bare: P
 
 
 def test_a_link_planted_during_a_download_is_not_followed(
-    azurite: Azurite,
-    container: ContainerClient,
-    direct: SmallBlobStore,
-    destination: Path,
-    tmp_path: Path,
+    remote: RemotePlace, destination: Path, tmp_path: Path
 ) -> None:
-    fill(direct, {**NEW, "sub/large": LARGE})
+    fill(remote.store, {**NEW, "sub/large": LARGE})
     outside = make_tree(tmp_path / "outside", {"large": b"outside", "other": b"outside"})
     (destination / "sub").mkdir()
     swap = Fault(
@@ -349,7 +313,7 @@ def test_a_link_planted_during_a_download_is_not_followed(
         "pass",
         meanwhile=lambda: plant_link(destination / "sub", outside),
     )
-    with through(azurite, container, swap) as seen:
+    with remote.through(swap) as seen:
         outcome = attempt(lambda: download(seen.store, destination, REPLACE))
     assert tree(outside) == {"large": b"outside", "other": b"outside"}
     # One whose folder was opened before is in the folder that was moved away, one after is told.
@@ -382,23 +346,23 @@ def replace_whole(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["large", "small"])
 def test_a_rewrite_that_keeps_length_and_times_is_seen(
-    azurite: Azurite, container: ContainerClient, direct: SmallBlobStore, source: Path, name: str
+    store: ObjectStore, source: Path, name: str
 ) -> None:
-    fill(direct, OLD)
-    changing = Changing(direct, name, lambda: rewrite_and_hide(source / name))
+    fill(store, OLD)
+    changing = Changing(store, name, lambda: rewrite_and_hide(source / name))
     outcome = attempt(lambda: upload(changing, folder_source(source), "", "replace"))
-    check(outcome, OLD, NEW, stored(direct))
+    check(outcome, OLD, NEW, stored(store))
     assert outcome.row(name).action == "failed"
     assert "changed while it was read" in outcome.row(name).detail
 
 
 def test_a_file_that_is_replaced_by_another_is_stored_as_it_was_opened(
-    direct: SmallBlobStore, source: Path
+    store: ObjectStore, source: Path
 ) -> None:
-    fill(direct, OLD)
-    changing = Changing(direct, "large", lambda: replace_whole(source / "large"))
+    fill(store, OLD)
+    changing = Changing(store, "large", lambda: replace_whole(source / "large"))
     outcome = attempt(lambda: upload(changing, folder_source(source), "", "replace"))
-    check(outcome, OLD, NEW, stored(direct))
+    check(outcome, OLD, NEW, stored(store))
 
 
 class Changing(Around):
@@ -433,7 +397,7 @@ def test_an_attempt_that_is_given_up_late_takes_nothing_with_it(store: ObjectSto
 
 
 def test_a_tree_with_everything_that_is_no_file_is_stored_without_it(
-    direct: SmallBlobStore, source: Path
+    store: ObjectStore, source: Path
 ) -> None:
     (source / "loop").mkdir()
     (source / "loop" / "up").symlink_to("..")
@@ -450,9 +414,9 @@ def test_a_tree_with_everything_that_is_no_file_is_stored_without_it(
         with (source / "sparse").open("wb") as file:
             file.seek(2 * PART)
             file.write(b"end")
-        outcome = attempt(lambda: upload(direct, folder_source(source), "", "replace"))
+        outcome = attempt(lambda: upload(store, folder_source(source), "", "replace"))
     new = {**NEW, "sparse": bytes(2 * PART) + b"end"}
-    assert stored(direct) == new
+    assert stored(store) == new
     ignored = {name for name, action in outcome.actions.items() if action == "ignored"}
     assert ignored == {"fifo", "socket", "loop/up", "loop/one", "loop/two"}
     assert outcome.actions == {**dict.fromkeys(new, "moved"), **dict.fromkeys(ignored, "ignored")}
@@ -472,15 +436,11 @@ def no_more_descriptors_than(before: int) -> None:
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(files=1, parts=1, bytes_in_flight=PART)])
 def test_a_download_that_is_cancelled_at_any_request_leaves_nothing_and_is_gone_on_with(
-    azurite: Azurite,
-    container: ContainerClient,
-    direct: SmallBlobStore,
-    destination: Path,
-    limits: Limits,
+    remote: RemotePlace, destination: Path, limits: Limits
 ) -> None:
-    fill(direct, NEW)
+    fill(remote.store, NEW)
     before = open_descriptors()
-    with through(azurite, container) as seen:
+    with remote.through() as seen:
         download(seen.store, destination, REPLACE, limits=limits)
         requests = len(seen.proxy.requests)
         assert requests > PARTS + 2
@@ -509,12 +469,7 @@ def test_a_download_that_is_cancelled_at_any_request_leaves_nothing_and_is_gone_
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(files=1, parts=1, bytes_in_flight=PART)])
 def test_an_upload_that_is_cancelled_at_any_request_commits_whole_objects_only(
-    azurite: Azurite,
-    container: ContainerClient,
-    direct: SmallBlobStore,
-    source: Path,
-    tmp_path: Path,
-    limits: Limits,
+    remote: RemotePlace, source: Path, tmp_path: Path, limits: Limits
 ) -> None:
     journals = tmp_path / "journals"
 
@@ -526,24 +481,24 @@ def test_an_upload_that_is_cancelled_at_any_request_commits_whole_objects_only(
             journals=journals,
         )
 
-    fill(direct, OLD)
+    fill(remote.store, OLD)
     before = open_descriptors()
-    with through(azurite, container) as seen:
+    with remote.through() as seen, closing(remote.open()) as looking:
         send(Cancellation())
         requests = len(seen.proxy.requests)
         assert requests > PARTS + 3
         cancels = 0
         for request in range(requests):
-            fill(direct, OLD)
+            fill(remote.store, OLD)
             stop = Cancellation()
             seen.proxy.fail_by(Fault("", "pass", skip=request, meanwhile=stop.cancel))
             cancelled = attempt(lambda stop=stop: send(stop))
             assert isinstance(cancelled.error, TransferCancelled) == stop.requested
             cancels += stop.requested
-            unreported(OLD, NEW, stored(direct))
+            unreported(OLD, NEW, stored(looking))
         assert cancels > PARTS  # blocks that the service kept are not sent again
         seen.proxy.fail_by()
         send(Cancellation())
-    assert stored(direct) == ALL
+        assert stored(looking) == ALL
     assert not list(journals.iterdir())
     no_more_descriptors_than(before)

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,20 +13,18 @@ from urllib.parse import quote
 import psutil
 import pytest
 from azure.core.credentials import AccessToken
-from azure.storage.blob import ContainerClient
-from oracle import Outcome, attempt, through
+from oracle import Outcome, attempt, fill
+from places import LakePlace, RemotePlace
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
-from servers.azurite import Azurite
 from servers.faults import Fault
-from small_stores import PART, SmallBlobStore, make_tree
-from test_redaction import everything_logged, sas_of, shown, spellings
+from small_stores import PART, make_tree
+from test_redaction import everything_logged, shown, spellings
 from wire_faults import LISTING, READING, WRITING, at
 
-from prefect_datastores import AzureBlobDatastore, Datastore, Estimator
+from prefect_datastores import Datastore, Estimator
 from prefect_datastores.datastores.auth import SasToken
-from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.result_table import table_description, table_rows
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -35,24 +34,26 @@ from prefect_datastores.tasks import download as download_task
 from prefect_datastores.testing import content_of, put
 
 NEW = {"large": content_of(3 * PART + 77), "small": b"new"}
+REPLACE = DownloadRequest("in", overwrite="replace")
 STALL = 0.02
 
 
-def all_faults(quoted: bytes) -> Iterator[tuple[str, Fault]]:
-    """Every fault of a part that is read, of a listing, of a part and a commit that is written.
+def all_faults(quoted: bytes) -> Iterator[tuple[bool, Fault]]:
+    """Every fault of a part that is read, of a listing, and of all that is written; and whether it is of an upload.
 
     What is answered in place of the service quotes the secret, as proxies and firewalls do.
     """
     places = (
         (r"GET \S+/large(\?|$)", READING),
         ("comp=list", LISTING),
-        (r"PUT \S+/large", WRITING),
+        (r"PUT \S+/(large|.pds-unfinished/)", WRITING),
     )
     for match, kinds in places:
         for name, named in kinds.items():
             if not name.startswith("stall"):  # they end as a cut does, after a pause
                 fault = replace(named.fault, body=b"<html>Not allowed: " + quoted + b"</html>")
-                yield name, at(fault, match, times=None, skip=match != "comp=list")
+                fault = at(fault, match, times=None, skip=match != "comp=list")
+                yield kinds is WRITING, fault
 
 
 def all_that_shows(outcome: Outcome) -> str:
@@ -81,45 +82,43 @@ class Marked:
 
 
 @pytest.mark.parametrize("kind", ["sas", "key", "token"])
-def test_no_fault_brings_a_secret_to_light(
-    azurite: Azurite, container: ContainerClient, tmp_path: Path, kind: str
-) -> None:
-    sas, token = sas_of(azurite, container), f"marked.{secrets.token_hex(24)}"
+def test_no_fault_brings_a_secret_to_light(remote: RemotePlace, tmp_path: Path, kind: str) -> None:
+    sas, token = remote.sas(), f"marked.{secrets.token_hex(24)}"
     sign_in: dict[str, Any]
     if kind == "sas":
         sign_in, hidden, quoted = {"sas_token": sas}, spellings(sas), f"GET /c?{sas}"
     elif kind == "key":
-        sign_in, hidden, quoted = {"account_key": azurite.key}, spelled(azurite.key), azurite.key
+        key = remote.server.key
+        sign_in, hidden, quoted = {"account_key": key}, spelled(key), key
     else:
-        sign_in, hidden = {"token": Marked(token), "sas": sas}, [token, *spellings(sas)]
+        sign_in, hidden = {"token": Marked(token), "takes_any_token": True}, [token]
         quoted = f"Authorization: Bearer {token}"
-    direct = SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
     source = make_tree(tmp_path / "source", NEW)
-    met, journals, texts = 0, 0, []
+    met, kept, texts, journals = 0, 0, [], tmp_path / "journals"
     with (
         everything_logged() as written,
-        through(azurite, container, stall=STALL, **sign_in) as seen,
+        remote.through(stall=STALL, **sign_in) as seen,
     ):
-        for name, content in NEW.items():
-            put(direct, name, content)
-        for _, fault in all_faults(quoted.encode()):
-            for transfer in (
-                lambda: download(seen.store, tmp_path / "to", DownloadRequest(overwrite="replace")),
-                lambda: upload(
-                    *(seen.store, folder_source(source), "up", "replace"),
-                    journals=tmp_path / "journals",
-                ),
-            ):
-                seen.proxy.fail_by(fault)
-                outcome = attempt(transfer)
-                met += outcome.error is not None
-                texts.append(all_that_shows(outcome))
-                # While there is something to go on with, there is a journal.
-                texts.append(written_below(tmp_path))
-                journals += texts[-1].count("/journal b")
+        fill(remote.store, {f"in/{name}": data for name, data in NEW.items()})
+        for is_upload, fault in all_faults(quoted.encode()):
+            if is_upload and isinstance(remote, LakePlace):  # it is renamed, by a signed name
+                remote.plant_by_dfs("up/large", b"old")
+            seen.proxy.fail_by(fault)
+            outcome = attempt(
+                partial(
+                    upload, seen.store, folder_source(source), "up", "replace", journals=journals
+                )
+                if is_upload
+                else partial(download, seen.store, tmp_path / "to", REPLACE)
+            )
+            met += outcome.error is not None
+            texts.append(all_that_shows(outcome))
+            # While there is something to go on with, there is a journal.
+            texts.append(written_below(tmp_path))
+            kept += texts[-1].count("/journal b")
         texts += [seen.store.url, repr(seen.store)]
     texts.append(written_below(tmp_path))
-    assert journals > 20
+    assert kept > 20
     log = written.getvalue()
     assert met > 50
     assert log.count("prefect_datastores.http") > 200  # it is not silent
@@ -134,22 +133,13 @@ def spelled(key: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("prefect_api")
-def test_no_fault_brings_a_secret_to_prefects_server(
-    azurite: Azurite, container: ContainerClient, tmp_path: Path
-) -> None:
-    sas = sas_of(azurite, container)
+def test_no_fault_brings_a_secret_to_prefects_server(remote: RemotePlace, tmp_path: Path) -> None:
+    sas = remote.sas()
     page = f"<Error><Code>X</Code><Message>GET /c?{sas} is refused</Message></Error>".encode()
-    with through(azurite, container) as seen:
-        for name, content in NEW.items():
-            put(seen.store, name, content)
+    with remote.through() as seen:
+        fill(seen.store, NEW)
         seen.proxy.fail_by(Fault(r"GET \S+/large", "answer", times=None, status=409, body=page))
-        store: FileDatastore = AzureBlobDatastore(
-            account_name=azurite.account,
-            container_name=container.container_name,
-            auth=SasToken(sas_token=sas),
-            protocol="http",
-            endpoint=f"127.0.0.1:{seen.proxy.port}",
-        )
+        store: Any = remote.datastore(seen.ports, auth=SasToken(sas_token=sas))
         ids: list[str] = []
 
         @flow
@@ -194,31 +184,23 @@ child.kill()
 
 
 @pytest.mark.usefixtures("prefect_api")
-@pytest.mark.parametrize("kind", ["sas", "key"])
+@pytest.mark.parametrize(
+    ("remote", "kind"),
+    [("blob", "sas"), ("blob", "key"), ("share", "sas"), ("lake", "key")],  # each takes seconds
+    indirect=["remote"],
+)
 def test_no_process_of_a_run_shows_a_secret(
-    azurite: Azurite,
-    container: ContainerClient,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+    remote: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Neither by the arguments of any process, nor by the environment of any; nor does any file of the run."""
-    sas = sas_of(azurite, container)
-    sign_in = {"sas_token": sas} if kind == "sas" else {"account_key": azurite.key}
-    hidden = spellings(sas) if kind == "sas" else spelled(azurite.key)
+    sas, key = remote.sas(), remote.server.key
+    hidden = spellings(sas) if kind == "sas" else spelled(key)
     monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SCRATCH_ROOT", str(tmp_path / "scratch"))
-    container.upload_blob("data/file", b"content")
+    put(remote.store, "data/file", b"content")
     source = make_tree(tmp_path / "source", {"train.py": STAYS.encode()})
     name, over = f"ds_{secrets.token_hex(6)}", tmp_path / "over"
-    store = Datastore.register_azure_blob_container(
-        None,
-        name,
-        container.container_name,
-        azurite.account,
-        protocol="http",
-        endpoint=f"{azurite.host}:{azurite.port}",
-        **sign_in,
-    )
+    signed = {"sas_token": sas, "account_key": None} if kind == "sas" else {}
+    store = remote.register(name, **signed)
     try:
         run = Estimator(
             source,

@@ -11,11 +11,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from azure.core.credentials import AccessToken
+from azure.identity import ClientSecretCredential
 from azure.storage.fileshare import ShareClient
 from fsspec.core import url_to_fs
 from servers.azure_files import AzureFiles
@@ -32,6 +35,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.filesystems import AzureFileShareFileSystem
 from prefect_datastores.filesystems import lanes as lanes_module
+from prefect_datastores.stores.limit import Allowance
 from prefect_datastores.stores.share import ShareStore
 
 PART = lanes_module.PART
@@ -125,8 +129,6 @@ class Token:
         self._token = token
 
     def get_token(self, *_: str, **__: Any) -> Any:
-        from azure.core.credentials import AccessToken
-
         return AccessToken(self._token, 2**40)
 
 
@@ -580,16 +582,16 @@ def test_a_rename_whose_answer_was_lost_is_not_an_error(
     fs: AzureFileShareFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs.pipe({"a": b"text", "folder/b": b"text"})
-    rename, lost = ShareStore.rename, []
+    renaming, lost = ShareStore.renaming, []
 
     def lose(self: ShareStore, name: str, to: str, **kwargs: Any) -> Any:
-        told = rename(self, name, to, **kwargs)
+        told = yield from renaming(self, name, to, **kwargs)
         if to not in lost:
             lost.append(to)
             raise ServiceBusy("the connection broke")
         return told
 
-    monkeypatch.setattr(ShareStore, "rename", lose)
+    monkeypatch.setattr(ShareStore, "renaming", lose)
     fs.mv("a", "moved")
     fs.mv("folder", "other")
     with fs.open("written", "wb") as file:
@@ -911,6 +913,84 @@ def test_a_file_system_that_was_pickled_reads(fs: AzureFileShareFileSystem) -> N
     assert again is not fs
     assert again.cat_file("a") == b"text"
     assert again.share_name == fs.share_name
+
+
+class Locked:
+    """A credential that cannot be pickled."""
+
+    def __init__(self, token: str = "") -> None:
+        self.lock, self.token = threading.Lock(), token
+
+    def get_token(self, *_: str, **__: Any) -> AccessToken:
+        return AccessToken(self.token, 2**40)
+
+
+def test_what_makes_a_credential_goes_to_another_process(
+    fs: AzureFileShareFileSystem, azure_files: AzureFiles, share: str
+) -> None:
+    fs.pipe_file("a", b"text")
+    where = {"account_url": azure_files.url, "share_name": share}
+    given = partial(Locked, azure_files.token)
+    sent = AzureFileShareFileSystem(azure_files.account, credential=given, **where)
+    assert sent.cat_file("a") == b"text"
+    again = pickle.loads(pickle.dumps(sent))
+    assert again.cat_file("a") == b"text"
+    assert azure_files.token not in repr(sent) + repr(sent.storage_options)
+    with pytest.raises(ConfigurationError, match="get_token"):
+        AzureFileShareFileSystem("acme", credential=dict, share_name="data").ls("")
+
+
+def test_a_credential_that_cannot_be_pickled_is_told() -> None:
+    fs = AzureFileShareFileSystem("acme", credential=Locked("secret"))
+    with pytest.raises(ConfigurationError, match=r"partial\(Locked, \.\.\.\)") as told:
+        pickle.dumps(fs)
+    assert "secret" not in str(told.value)
+
+
+def test_a_credential_of_azure_identity_goes_along() -> None:
+    credential = ClientSecretCredential("tenant", "client", "secret")
+    fs = AzureFileShareFileSystem("acme", credential=credential)
+    again = pickle.loads(pickle.dumps(fs))
+    assert isinstance(again._account.credential, ClientSecretCredential)
+    assert again.fsid == fs.fsid
+
+
+def test_every_request_waits_for_its_share_of_the_limits(
+    azure_files: AzureFiles, share: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waited: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        Allowance, "wait", lambda _, requests, size, __: waited.append((requests, size))
+    )
+    fs = AzureFileShareFileSystem(
+        *(azure_files.account,),
+        account_key=azure_files.key,
+        account_url=azure_files.url,
+        share_name=share,
+        requests_per_second=1e9,
+        megabytes_per_second=1e9,
+    )
+    assert fs._account.allowance() is pickle.loads(pickle.dumps(fs))._account.allowance()
+    content = some_bytes(PART + 5)
+    for does, size in (
+        (lambda: fs.pipe_file("a", content), len(content)),
+        (lambda: fs.pipe_file("b", b"small"), 5),
+        (lambda: fs.cat_file("a"), len(content)),
+        (lambda: fs.get_file("a", str(tmp_path / "a")), len(content)),
+        (lambda: fs.cp_file("a", "c"), 0),
+        (lambda: fs.mv("c", "d"), 0),
+        (lambda: fs.makedirs("e/f"), 0),
+        (lambda: fs.rmdir("e/f"), 0),
+        (lambda: fs.find(""), 0),
+        (lambda: fs.touch("d", truncate=False), 0),
+        (lambda: fs.rm_file("a"), 0),
+    ):
+        waited.clear()
+        does()
+        assert sum(requests for requests, _ in waited) > 0
+        assert sum(moved for _, moved in waited) == size
+    with pytest.raises(ConfigurationError, match="nothing would ever move"):
+        AzureFileShareFileSystem("acme", requests_per_second=0)
 
 
 FORKED = """

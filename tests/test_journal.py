@@ -3,19 +3,18 @@
 import errno
 import json
 import os
-import threading
+import re
 import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from places import Place, RemotePlace
 from servers import sandbox
-from servers.azurite import Azurite
-from small_stores import PART, Around, AroundWriting, SmallBlobStore, make_tree, tree
+from small_stores import PART, Breaking, make_tree, tree
 
-from prefect_datastores.errors import ServiceBusy, StageFailed, TransferError
+from prefect_datastores.errors import StageFailed, TransferError
 from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -23,8 +22,9 @@ from prefect_datastores.staging.engine import Limits
 from prefect_datastores.staging.journal import Journal, Unfinished, origin_of, unfinished
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import ObjectStore, Writing
+from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.memory import MemoryStore
+from prefect_datastores.testing import content_of, get, names_below, put
 from prefect_datastores.workspaces import Workspace, abandoned, is_part
 
 PARTS = 6
@@ -92,44 +92,6 @@ def test_another_format_or_origin_is_worth_nothing(tmp_path: Path, head: dict[st
 # A download that is interrupted, and the next one.
 
 
-class Breaking(Around):
-    """Counts the parts that are read and written, and breaks after some."""
-
-    def __init__(self, inner: ObjectStore, most: int | None = None) -> None:
-        super().__init__(inner)
-        self.most, self.begun, self.read, self.wrote = most, 0, 0, 0
-        self.lock = threading.Lock()
-
-    def count(self) -> None:
-        with self.lock:
-            if self.begun == self.most:
-                raise ServiceBusy("It broke.")
-            self.begun += 1
-
-    def read_into(
-        self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> None:
-        self.count()
-        self.inner.read_into(name, offset, buffer, pin=pin)
-        with self.lock:
-            self.read += 1
-
-    def begin_write(self, name: ObjectName, size: int, **conditions: object) -> Writing:
-        return BreakingWriting(self.inner.begin_write(name, size, **conditions), self)  # type: ignore[arg-type]
-
-
-class BreakingWriting(AroundWriting):
-    def __init__(self, inner: Writing, store: Breaking) -> None:
-        super().__init__(inner)
-        self.store = store
-
-    def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        self.store.count()
-        self.inner.write_part(index, offset, data)
-        with self.store.lock:
-            self.store.wrote += 1
-
-
 def interrupted(store: ObjectStore, destination: Path, most: int) -> int:
     """Download until it breaks; return how many parts came."""
     breaking = Breaking(store, most)
@@ -149,10 +111,9 @@ def finished(store: ObjectStore, destination: Path) -> int:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    made = MemoryStore()
-    made.put("large", LARGE)
-    return made
+def store(place: Place) -> ObjectStore:
+    put(place.store, "large", LARGE)
+    return place.store
 
 
 @pytest.fixture
@@ -160,13 +121,13 @@ def destination(tmp_path: Path) -> Path:
     return tmp_path / "destination"
 
 
-def test_only_what_is_missing_is_fetched(store: MemoryStore, destination: Path) -> None:
+def test_only_what_is_missing_is_fetched(store: ObjectStore, destination: Path) -> None:
     came = interrupted(store, destination, 4)
     assert came + finished(store, destination) == PARTS
     assert tree(destination) == {"large": LARGE}
 
 
-def test_it_may_break_again_and_again(store: MemoryStore, destination: Path) -> None:
+def test_it_may_break_again_and_again(store: ObjectStore, destination: Path) -> None:
     came = [interrupted(store, destination, 1) for _ in range(PARTS - 1)]
     assert came == [1] * (PARTS - 1)
     assert finished(store, destination) == 1
@@ -174,7 +135,7 @@ def test_it_may_break_again_and_again(store: MemoryStore, destination: Path) -> 
 
 
 def test_a_part_that_is_not_as_it_was_written_is_fetched_again(
-    store: MemoryStore, destination: Path
+    store: ObjectStore, destination: Path
 ) -> None:
     interrupted(store, destination, PARTS - 1)
     (part,) = destination.glob(".pds-*/*.part")
@@ -185,22 +146,22 @@ def test_a_part_that_is_not_as_it_was_written_is_fetched_again(
     assert tree(destination) == {"large": LARGE}
 
 
-def test_another_version_begins_anew(store: MemoryStore, destination: Path) -> None:
+def test_another_version_begins_anew(store: ObjectStore, destination: Path) -> None:
     interrupted(store, destination, 4)
     new = os.urandom(len(LARGE))
-    store.put("large", new)
+    put(store, "large", new)
     assert finished(store, destination) == PARTS
     assert tree(destination) == {"large": new}
 
 
 def of_another_format(content: bytes) -> bytes:
-    text = json.dumps({"format": 2, "origin": ORIGIN}, separators=(",", ":")).encode()
+    text = json.dumps({"format": 2, "origin": origin_of(content)}, separators=(",", ":")).encode()
     return b"%08x %s\n%s" % (zlib.crc32(text), text, content.partition(b"\n")[2])
 
 
 @pytest.mark.parametrize("make", [lambda content: b"?" + content, of_another_format])
 def test_a_journal_of_no_use_is_said_once_and_all_is_fetched(
-    store: MemoryStore,
+    store: ObjectStore,
     destination: Path,
     caplog: pytest.LogCaptureFixture,
     make: Callable[[bytes], bytes],
@@ -213,7 +174,7 @@ def test_a_journal_of_no_use_is_said_once_and_all_is_fetched(
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
 
 
-def test_what_another_transfer_left_stays_for_it(store: MemoryStore, destination: Path) -> None:
+def test_what_another_transfer_left_stays_for_it(store: ObjectStore, destination: Path) -> None:
     came = interrupted(store, destination, 4)
     other = MemoryStore("other")
     other.put("small", b"other")
@@ -223,7 +184,7 @@ def test_what_another_transfer_left_stays_for_it(store: MemoryStore, destination
 
 
 def test_what_a_living_process_works_on_is_left_alone(
-    store: MemoryStore, destination: Path
+    store: ObjectStore, destination: Path
 ) -> None:
     with Folder(destination, create=True) as folder:
         part = folder.part_file(RelativePath("other"), 3)
@@ -234,7 +195,7 @@ def test_what_a_living_process_works_on_is_left_alone(
 
 
 def test_one_whose_part_file_is_taken_away_begins_again(
-    store: MemoryStore, destination: Path
+    store: ObjectStore, destination: Path
 ) -> None:
     """As where a lock is granted to all, so that another took a living process for a dead one."""
 
@@ -434,17 +395,41 @@ def test_a_kill_at_any_time_loses_nothing(tmp_path: Path) -> None:
     assert told["kept"] > 10
 
 
+KILLED_DOWNLOAD = """
+from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.staging.engine import Limits
+class Dying(Store):
+    came = 0
+    def read_into(self, *given, **more):
+        told = super().read_into(*given, **more)
+        Dying.came += 1
+        if Dying.came == int(sys.argv[3]): die()
+        return told
+Store = Dying
+download(opened(), folder / "destination", DownloadRequest(), limits=Limits(parts=1))
+"""
+
+
+@pytest.mark.parametrize("most", [1, PARTS // 2, PARTS])
+def test_a_killed_download_is_gone_on_with_from_each_kind_of_store(
+    kept: Place, tmp_path: Path, most: int
+) -> None:
+    put(kept.store, "large", LARGE)
+    process = sandbox.start(kept.opened_by() + KILLED_DOWNLOAD, tmp_path, str(most))
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == -9, complaint
+    # What came and was not yet written down is fetched again; the file's thread brings parts as well.
+    assert PARTS - most <= finished(kept.store, tmp_path / "destination") <= PARTS - most + 2
+    assert tree(tmp_path / "destination") == {"large": LARGE}
+
+
 # Uploads.
 
 
-@pytest.fixture
-def blobs(azurite: Azurite, container: ContainerClient) -> SmallBlobStore:
-    return SmallBlobStore(
-        azurite.url,
-        container.container_name,
-        account_name=azurite.account,
-        account_key=azurite.key,
-    )
+@pytest.fixture(params=["blob", "lake"])
+def blocks(request: pytest.FixtureRequest) -> RemotePlace:
+    """A place whose service keeps parts of what was not finished."""
+    return request.getfixturevalue(f"{request.param}_place")
 
 
 @pytest.fixture
@@ -457,122 +442,113 @@ def send(store: ObjectStore, source: Path, tmp_path: Path) -> None:
 
 
 def test_an_upload_goes_on_with_the_blocks_that_the_service_kept(
-    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+    blocks: RemotePlace, source: Path, tmp_path: Path
 ) -> None:
-    breaking = Breaking(blobs, 4)
+    breaking = Breaking(blocks.store, 4)
     with pytest.raises(StageFailed, match="It broke"):
         send(breaking, source, tmp_path)
-    assert list(container.list_blobs()) == []
-    counting = Breaking(blobs)
+    assert names_below(blocks.store) == []
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     assert breaking.wrote + counting.wrote == PARTS
-    assert container.download_blob("models/large").readall() == LARGE
+    assert get(blocks.store, "models/large") == LARGE
     assert list((tmp_path / "journals").iterdir()) == []
 
 
 def test_an_upload_takes_over_only_what_the_file_still_begins_with(
-    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+    blocks: RemotePlace, source: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(StageFailed, match="It broke"):
-        send(Breaking(blobs, 5), source, tmp_path)
+        send(Breaking(blocks.store, 5), source, tmp_path)
     changed = bytearray(LARGE)
     changed[2 * PART] ^= 1
     (source / "large").write_bytes(changed)
-    counting = Breaking(blobs)
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     assert PARTS - 2 <= counting.wrote <= PARTS
-    assert container.download_blob("models/large").readall() == bytes(changed)
+    assert get(blocks.store, "models/large") == bytes(changed)
 
 
 def test_an_upload_sends_anew_what_the_service_did_not_keep(
-    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+    blocks: RemotePlace, source: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(StageFailed, match="It broke"):
-        send(Breaking(blobs, 4), source, tmp_path)
-    with container.get_blob_client("models/large") as other:
-        block = f"{'another':23}"  # all ids of a blob have one length
-        other.stage_block(block, b"another")
-        other.commit_block_list([block])  # a commit drops all other blocks
-    counting = Breaking(blobs)
+        send(Breaking(blocks.store, 4), source, tmp_path)
+    put(blocks.store, "models/large", content_of(2 * PART))  # a commit drops all other blocks
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     assert counting.wrote == PARTS
-    assert container.download_blob("models/large").readall() == LARGE
+    assert get(blocks.store, "models/large") == LARGE
 
 
 def test_a_block_of_another_length_is_sent_again(
-    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+    blocks: RemotePlace, source: Path, tmp_path: Path
 ) -> None:
-    breaking = Breaking(blobs, 4)
+    breaking = Breaking(blocks.store, 4)
     with pytest.raises(StageFailed, match="It broke"):
         send(breaking, source, tmp_path)
-    with container.get_blob_client("models/large") as other:
-        _, kept = other.get_block_list("uncommitted")
-        other.stage_block(kept[0].id, b"of the same id")
-    counting = Breaking(blobs)
+    ask = blocks.service.request
+    kept = ask("GET", "models/large", (("comp", "blocklist"), ("blocklisttype", "uncommitted")))
+    block = re.findall(rb"<Name>([^<]*)</Name>", kept.body)[0].decode()
+    query = (("comp", "block"), ("blockid", block))
+    ask("PUT", "models/large", query, {}, b"of the same id")
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     assert breaking.wrote + counting.wrote == PARTS + 1
-    assert container.download_blob("models/large").readall() == LARGE
+    assert get(blocks.store, "models/large") == LARGE
 
 
 KILLED_UPLOAD = """
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores import blob
-from prefect_datastores.stores.base import Capabilities
-url, container, account, key, most = sys.argv[3:]
-class Small(blob.BlobStore):
-    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True, commits_ahead=True)
-write_part, sent = blob.BlobWriting.write_part, 0
-def writing(self, *part):
-    global sent
-    write_part(self, *part)
-    sent += 1
-    if sent == int(most): die()
-blob.BlobWriting.write_part = writing
-store = Small(url, container, account_name=account, account_key=key)
-upload(store, folder_source(folder / "source"), "models", "replace", journals=folder / "journals")
+class Dying(Store):
+    sent = 0
+    def begin_write(self, *given, **more):
+        writing = super().begin_write(*given, **more)
+        write_part = writing.write_part
+        def writing_part(*part):
+            write_part(*part)
+            Dying.sent += 1
+            if Dying.sent == int(sys.argv[3]): die()
+        writing.write_part = writing_part
+        return writing
+Store = Dying
+upload(opened(), folder_source(folder / "source"), "models", "replace", journals=folder / "journals")
 """
 
 
 @pytest.mark.parametrize("most", range(1, PARTS + 1))
 def test_a_killed_upload_is_seen_by_nobody_and_gone_on_with(
-    azurite: Azurite,
-    blobs: SmallBlobStore,
+    blocks: RemotePlace,
     source: Path,
-    container: ContainerClient,
     tmp_path: Path,
     most: int,
 ) -> None:
-    container.upload_blob("models/large", b"old")
-    process = sandbox.start(
-        KILLED_UPLOAD,
-        tmp_path,
-        *(azurite.url, container.container_name, azurite.account, azurite.key, str(most)),
-    )
+    put(blocks.store, "models/large", b"old")
+    process = sandbox.start(blocks.opened_by() + KILLED_UPLOAD, tmp_path, str(most))
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == -9, complaint
-    assert container.download_blob("models/large").readall() == b"old"
-    counting = Breaking(blobs)
+    assert get(blocks.store, "models/large") == b"old"
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     # The last one may have been sent and not yet written down.
     assert PARTS - most <= counting.wrote <= PARTS - most + 4
     assert counting.wrote < PARTS or most <= 4
-    assert container.download_blob("models/large").readall() == LARGE
+    assert get(blocks.store, "models/large") == LARGE
 
 
 def test_a_journal_that_cannot_be_written_costs_no_upload(
-    blobs: SmallBlobStore, source: Path, container: ContainerClient, tmp_path: Path
+    blocks: RemotePlace, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "journals").write_bytes(b"a file")
-    send(blobs, source, tmp_path)
-    assert container.download_blob("models/large").readall() == LARGE
+    send(blocks.store, source, tmp_path)
+    assert get(blocks.store, "models/large") == LARGE
 
 
 @pytest.mark.parametrize("short", [True, False])
 def test_a_journal_that_finds_no_room_costs_no_upload_and_is_said_once(
-    blobs: SmallBlobStore,
+    blocks: RemotePlace,
     source: Path,
-    container: ContainerClient,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -580,7 +556,7 @@ def test_a_journal_that_finds_no_room_costs_no_upload_and_is_said_once(
 ) -> None:
     """A full disk may take a part of a line before it says no; what stands before it counts."""
     write = os.write
-    breaking = Breaking(blobs, 4)
+    breaking = Breaking(blocks.store, 4)
 
     def says_no(fd: int, data: bytes) -> int:
         if breaking.wrote < 2:
@@ -598,10 +574,10 @@ def test_a_journal_that_finds_no_room_costs_no_upload_and_is_said_once(
         )
     assert [r.levelname for r in caplog.records].count("WARNING") == 1
     monkeypatch.setattr(os, "write", write)
-    counting = Breaking(blobs)
+    counting = Breaking(blocks.store)
     send(counting, source, tmp_path)
     assert PARTS - 2 <= counting.wrote <= PARTS - 1
-    assert container.download_blob("models/large").readall() == LARGE
+    assert get(blocks.store, "models/large") == LARGE
 
 
 def test_a_lost_part_has_a_name(tmp_path: Path) -> None:
@@ -678,16 +654,12 @@ import fcntl
 from prefect_datastores import workspaces
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import Capabilities
-from prefect_datastores.stores.blob import BlobStore
-url, container, key, mode = sys.argv[3:]
+mode = sys.argv[3]
 if mode != "known owners":
     workspaces._machine = lambda: ""  # as on a disk that several machines share
 if mode == "locks for all":
     fcntl.flock = lambda *_: None
-class Small(BlobStore):
-    capabilities = Capabilities(kind="small blobs", stores_digest=True, part_size=65536, begins_ahead=True, commits_ahead=True)
-store = Small(url, container, account_key=key)
+store = opened()
 store.check_root()
 wait()
 for turn in range(3):
@@ -698,19 +670,19 @@ tell(actions=dict(report.actions))
 
 @pytest.mark.parametrize("mode", ["known owners", "locks", "locks for all"])
 def test_many_processes_that_upload_to_one_place_all_end_right(
-    azurite: Azurite, container: ContainerClient, source: Path, tmp_path: Path, mode: str
+    remote: RemotePlace, source: Path, tmp_path: Path, mode: str
 ) -> None:
     make_tree(source, {"other": LARGE[::-1], "small": b"1"})
-    where = (azurite.url, container.container_name, azurite.key, mode)
-    told = sandbox.run_together(UPLOADS_AT_ONCE, tmp_path, *[where] * 3)
+    program = remote.opened_by() + UPLOADS_AT_ONCE
+    told = sandbox.run_together(program, tmp_path, *[(mode,)] * 3)
     assert told == [{"actions": {"moved": 3}}] * 3
     for turn in range(3):
         for name, content in tree(source).items():
-            assert container.download_blob(f"to{turn}/{name}").readall() == content
+            assert get(remote.store, f"to{turn}/{name}") == content
 
 
 def test_two_that_go_on_with_one_transfer_share_what_it_left(
-    store: MemoryStore, destination: Path
+    store: ObjectStore, destination: Path
 ) -> None:
     came = interrupted(store, destination, 4)
 

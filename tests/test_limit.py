@@ -3,16 +3,14 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers.azurite import Azurite
-from servers.faults import Fault, faulty
-from small_stores import PART, SmallBlobStore
+from places import RemotePlace
+from servers.faults import Fault
+from small_stores import PART
 
 from prefect_datastores import LocalDatastore
 from prefect_datastores.errors import ConfigurationError, TransferCancelled
@@ -113,16 +111,18 @@ def test_bytes_count_in_both_directions() -> None:
     assert clock.now == pytest.approx(6.001)
 
 
-def test_what_is_asked_of_the_service_is_what_is_counted(
-    azurite: Azurite, container: ContainerClient
-) -> None:
-    class Counting(Allowance):
-        requests = size = 0
+class Counting(Allowance):
+    """Counts what is waited for."""
 
-        def wait(self, requests: int, size: int, sleep: Callable[[float], None]) -> None:
-            self.requests += requests
-            self.size += size
+    requests = size = 0
 
+    def wait(self, requests: int, size: int, sleep: Callable[[float], None]) -> None:
+        self.requests += requests
+        self.size += size
+        super().wait(requests, size, sleep)
+
+
+def test_what_is_asked_of_the_service_is_what_is_counted(remote: RemotePlace) -> None:
     counted = Counting(Rates())
 
     def everything(store: ObjectStore) -> None:
@@ -136,27 +136,22 @@ def test_what_is_asked_of_the_service_is_what_is_counted(
         store.check_write(ObjectName("try"))
         store.delete(ObjectName("small"))
 
-    with faulty(azurite.host, azurite.port) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        with closing(SmallBlobStore(url, container.container_name, account_key=azurite.key)) as to:
-            everything(LimitedStore(to, counted))
-        assert counted.requests == len(proxy.requests)
+    with remote.through() as seen:
+        everything(LimitedStore(seen.bare, counted))
+        assert counted.requests == len(seen.proxy.requests), seen.proxy.requests
     assert counted.size == 5 + 2 * (2 * PART + 7)
 
 
-def test_every_try_counts(azurite: Azurite, container: ContainerClient) -> None:
+def test_every_try_counts(remote: RemotePlace) -> None:
     clock = Clock()
-    allowance = Allowance(Rates(requests_per_second=1, bytes_per_second=1000), clock)
+    allowance = Counting(Rates(bytes_per_second=1000), clock)
     policy = RetryPolicy(sleep=clock.sleep, clock=clock, jitter=lambda: 0.0)
     fault = Fault("PUT", "answer", status=500, times=3)
-    with faulty(azurite.host, azurite.port, fault) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        with closing(SmallBlobStore(url, container.container_name, account_key=azurite.key)) as to:
-            put(patient(to, policy, allowance=allowance), "data", content_of(2000))
-        assert proxy.count("PUT") == 4
-    assert clock.now == pytest.approx(
-        6.0
-    )  # four times 2000 bytes, of which the first began at once
+    with remote.through(fault) as seen:
+        put(patient(seen.bare, policy, allowance=allowance), "data", content_of(2000))
+        assert allowance.requests == len(seen.proxy.requests)
+    # Four times 2000 bytes, of which the first began at once.
+    assert clock.now == pytest.approx(6.0)
 
 
 def test_what_a_cancelled_transfer_did_not_use_is_there_for_others() -> None:

@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
 from hypothesis import given
 from hypothesis import strategies as st
+from places import Place, RemotePlace
 from servers import sandbox
-from servers.azurite import Azurite
-from servers.faults import Fault, faulty
+from servers.faults import Fault
 from small_stores import (
     PART,
     Around,
     AroundWriting,
-    SmallBlobStore,
     SmallLocalStore,
     make_tree,
     tree,
 )
 
-from prefect_datastores import AccountKey, AzureBlobDatastore, LocalDatastore
 from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
@@ -79,27 +76,19 @@ class UnswappingLocalStore(SmallLocalStore):
         return False
 
 
-@pytest.fixture
-def blob_store(azurite: Azurite, container: ContainerClient) -> Iterator[ObjectStore]:
-    with closing(
-        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    ) as store:
-        yield store
-
-
 @pytest.fixture(params=["memory", "local", "unswapping", "blob", "share", "lake"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+def store(
+    request: pytest.FixtureRequest, new_place: Callable[[str], Place], tmp_path: Path
+) -> Iterator[ObjectStore]:
     """An empty store of each kind."""
-    if request.param == "memory":
-        yield MemoryStore()
-    elif request.param in {"blob", "share", "lake"}:
-        yield request.getfixturevalue(f"{request.param}_store")
-    else:
-        kind = SmallLocalStore if request.param == "local" else UnswappingLocalStore
-        (tmp_path / "store").mkdir()
-        with closing(kind(tmp_path / "store")) as made:
-            assert request.param == "unswapping" or made.swaps_folders()
-            yield made
+    if request.param != "unswapping":
+        made = new_place(request.param).store
+        assert made.swaps_folders() == (request.param == "local")
+        yield made
+        return
+    (tmp_path / "store").mkdir()
+    with closing(UnswappingLocalStore(tmp_path / "store")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -247,52 +236,39 @@ def test_the_root_of_a_store_can_be_published(store: ObjectStore, send: Send, re
 
 
 def test_what_is_read_is_asked_for_by_no_more_requests_where_nothing_is_published(
-    azurite: Azurite, container: ContainerClient, read: Read
+    remote: RemotePlace, read: Read
 ) -> None:
-    with faulty(azurite.host, azurite.port) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        with closing(
-            SmallBlobStore(url, container.container_name, account_key=azurite.key)
-        ) as store:
-            put(store, "x/a")
-            before = len(proxy.requests)
-            assert read(store, "x") == {"a": b"x"}
-            assert [line.split()[0] for line in proxy.requests[before:]] == ["HEAD", "GET", "GET"]
+    with remote.through() as seen:
+        put(seen.bare, "x/a")
+        before = len(seen.proxy.requests)
+        assert read(seen.bare, "x") == {"a": b"x"}
+        asked = seen.proxy.requests[before:]
+        assert [line.split()[0] for line in asked] == ["HEAD", "GET", "GET"]
 
 
-def test_every_face_of_a_datastore_shows_the_same(
-    azurite: Azurite, container: ContainerClient, tmp_path: Path
-) -> None:
-    (tmp_path / "local").mkdir()
-    blobs = AzureBlobDatastore(
-        account_name=azurite.account,
-        container_name=container.container_name,
-        auth=AccountKey(account_key=azurite.key),
-        protocol="http",
-        endpoint=f"{azurite.host}:{azurite.port}",
-    )
+def test_every_face_of_a_datastore_shows_the_same(kept: Place, tmp_path: Path) -> None:
+    datastore: Any = kept.datastore()
     source = make_tree(tmp_path / "source", {"a": b"1", "sub/b": b"2"})
-    for datastore in (blobs, LocalDatastore(root=str(tmp_path / "local"))):
-        report = datastore.upload(source, "x", publish="atomic", show_progress=False)
-        assert report.publication is not None
-        names = [info.name for info in datastore.list_objects("x")]
-        assert names == ["x/a", "x/sub/b"]
-        assert [info.name for info in datastore.list_objects(limit=1)] == ["x/a"]
-        assert [info.name for info in datastore.list_objects("x/sub")] == ["x/sub/b"]
-        assert [info.name for info in datastore.list_objects("x/a")] == ["x/a"]
-        assert datastore.read_path("x/sub/b") == b"2"
-        assert datastore.exists("x/a")
-        assert not datastore.exists("x/b")
-        datastore.get_directory("x", str(tmp_path / datastore.datastore_type))
-        assert tree(tmp_path / datastore.datastore_type) == {"a": b"1", "sub/b": b"2"}
-        with pytest.raises(ObjectNotFound):
-            datastore.list_objects("x/c")
-        with pytest.raises(ObjectNotFound):
-            datastore.read_path("x/b")
-        with pytest.raises(ConfigurationError, match="publish='some'"):
-            datastore.upload(source, "y", publish="some")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="was published at once"):
-            datastore.upload(source, "x", overwrite=True)
+    report = datastore.upload(source, "x", publish="atomic", show_progress=False)
+    assert report.publication is not None
+    names = [info.name for info in datastore.list_objects("x")]
+    assert names == ["x/a", "x/sub/b"]
+    assert [info.name for info in datastore.list_objects(limit=1)] == ["x/a"]
+    assert [info.name for info in datastore.list_objects("x/sub")] == ["x/sub/b"]
+    assert [info.name for info in datastore.list_objects("x/a")] == ["x/a"]
+    assert datastore.read_path("x/sub/b") == b"2"
+    assert datastore.exists("x/a")
+    assert not datastore.exists("x/b")
+    datastore.get_directory("x", str(tmp_path / "got"))
+    assert tree(tmp_path / "got") == {"a": b"1", "sub/b": b"2"}
+    with pytest.raises(ObjectNotFound):
+        datastore.list_objects("x/c")
+    with pytest.raises(ObjectNotFound):
+        datastore.read_path("x/b")
+    with pytest.raises(ConfigurationError, match="publish='some'"):
+        datastore.upload(source, "y", publish="some")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="was published at once"):
+        datastore.upload(source, "x", overwrite=True)
 
 
 # What is kept, and what is refused.
@@ -508,37 +484,27 @@ def test_a_cancelled_publish_leaves_the_old_folder_and_nothing_else(
 
 
 def test_a_cancel_closes_the_store_and_what_was_staged_is_removed_all_the_same(
-    azurite: Azurite, container: ContainerClient, send: Send, read: Read
+    remote: RemotePlace, send: Send, read: Read
 ) -> None:
-    datastore = AzureBlobDatastore(
-        account_name=azurite.account,
-        container_name=container.container_name,
-        auth=AccountKey(account_key=azurite.key),
-        protocol="http",
-        endpoint=f"{azurite.host}:{azurite.port}",
-    )
+    datastore: Any = remote.datastore()
     stop = Cancellation()
     with datastore.open_store(stop) as store:
         cancelling = Meddling(store, lambda _: stop.cancel())
         with pytest.raises(TransferCancelled):
             send(cancelling, NEW, cancellation=stop, reopen=datastore.open_store)
-    assert list(container.list_blobs()) == []
+    assert [name for name in stored(remote.store) if name[-1] != "/"] == []
 
 
 def test_an_answer_that_is_lost_is_asked_for_again(
-    azurite: Azurite, container: ContainerClient, send: Send, read: Read
+    remote: RemotePlace, send: Send, read: Read
 ) -> None:
     at_the_pointer = "PUT .*" + POINTER
-    with faulty(azurite.host, azurite.port, Fault(at_the_pointer, "lose", times=None)) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        with closing(
-            SmallBlobStore(url, container.container_name, account_key=azurite.key)
-        ) as store:
-            assert send(store, OLD).publication is not None
-            retrying = RetryingStore(store, RetryPolicy(first_pause=0.0, longest_pause=0.0))
-            report = send(retrying, NEW)
-            assert report.publication is not None
-            assert read(store) == NEW
+    with remote.through(Fault(at_the_pointer, "lose", times=None)) as seen:
+        assert send(seen.bare, OLD).publication is not None
+        retrying = RetryingStore(seen.bare, RetryPolicy(first_pause=0.0, longest_pause=0.0))
+        report = send(retrying, NEW)
+        assert report.publication is not None
+        assert read(seen.bare) == NEW
 
 
 class Uncertain(Around):
@@ -562,7 +528,7 @@ class UncertainWriting(AroundWriting):
         self.store.later.append(partial(self.inner.commit, digest))
         raise ServiceBusy("No answer.")
 
-    def abort(self) -> None:
+    def abort(self, *, keep: bool = False) -> None:
         pass
 
 
@@ -1092,10 +1058,6 @@ def die_before(step):
 
 SERVICE = """
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.blob import BlobStore
-url, container, key = sys.argv[3:]
-def opened():
-    return BlobStore(url, container, account_key=key)
 
 def die_before(step):
     steps, request = 0, AzureService.begin
@@ -1120,11 +1082,9 @@ def test_a_kill_at_every_step_on_a_disk_leaves_the_old_folder_or_the_new_one(
 
 
 def test_a_kill_at_every_request_leaves_the_old_folder_or_the_new_one(
-    tmp_path: Path, azurite: Azurite, container: ContainerClient
+    remote: RemotePlace, tmp_path: Path
 ) -> None:
-    told = sandbox.run(
-        SERVICE + KILLED, tmp_path, azurite.url, container.container_name, azurite.key
-    )
+    told = sandbox.run(remote.opened_by() + SERVICE + KILLED, tmp_path)
     assert told["first"] > 10
     assert told["next"] > 10
     assert told["old"] > 10

@@ -11,9 +11,9 @@ import pytest
 from azure.storage.blob import ContainerClient, ContentSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers.azurite import Azurite
-from servers.faults import Fault, FaultyProxy, faulty
-from small_stores import PART, SmallBlobStore
+from places import RemotePlace
+from servers.faults import Fault, FaultyProxy
+from small_stores import PART
 
 from prefect_datastores.errors import (
     AccessDenied,
@@ -37,6 +37,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
+from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.retry import RetryingStore, RetryPolicy
 from prefect_datastores.testing import begin, content_of, get, md5_of, names_below, put
@@ -191,53 +192,37 @@ DATA = r"GET /\S+/data(\?|$)"
 
 @dataclass
 class Through:
-    """A container, seen directly and through the proxy."""
+    """A place, seen through the proxy."""
 
-    direct: BlobStore
-    bare: BlobStore
+    bare: ObjectStore
     retrying: RetryingStore
     proxy: FaultyProxy
     clock: Clock
 
 
-@pytest.fixture
-def direct(azurite: Azurite, container: ContainerClient) -> Iterator[BlobStore]:
-    with closing(
-        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    ) as store:
-        yield store
-
-
 @contextmanager
-def through(
-    azurite: Azurite, direct: BlobStore, *faults: Fault, tries: int = 4
-) -> Iterator[Through]:
+def through(remote: RemotePlace, *faults: Fault, tries: int = 4) -> Iterator[Through]:
     clock = Clock()
-    with faulty(azurite.host, azurite.port, *faults) as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/{azurite.account}"
-        container = direct.url.rpartition("/")[2]
-        with closing(SmallBlobStore(url, container, account_key=azurite.key)) as bare:
-            policy = clock.policy(jitter=0.0, tries=tries)
-            yield Through(direct, bare, RetryingStore(bare, policy), proxy, clock)
+    with remote.through(*faults) as seen:
+        policy = clock.policy(jitter=0.0, tries=tries)
+        yield Through(seen.bare, RetryingStore(seen.bare, policy), seen.proxy, clock)
 
 
-def test_a_proxy_without_faults_changes_nothing(azurite: Azurite, direct: BlobStore) -> None:
-    with through(azurite, direct) as seen:
+def test_a_proxy_without_faults_changes_nothing(remote: RemotePlace) -> None:
+    with through(remote) as seen:
         info = put(seen.bare, "data", CONTENT)
-        assert get(direct, "data") == get(seen.bare, "data") == CONTENT
-        assert seen.bare.head(NAME) == direct.head(NAME)
+        assert get(remote.store, "data") == get(seen.bare, "data") == CONTENT
+        assert seen.bare.head(NAME) == remote.store.head(NAME)
         assert names_below(seen.bare) == ["data"]
         seen.bare.delete(NAME, pin=info.etag)
-    assert names_below(direct) == []
+    assert names_below(remote.store) == []
 
 
 @pytest.mark.parametrize("status", [503, 500, 429, 408, 502, 504])
-def test_a_busy_service_is_waited_for_as_it_asks(
-    azurite: Azurite, direct: BlobStore, status: int
-) -> None:
-    put(direct, "data", CONTENT[:100])
+def test_a_busy_service_is_waited_for_as_it_asks(remote: RemotePlace, status: int) -> None:
+    put(remote.store, "data", CONTENT[:100])
     busy = Fault(DATA, "answer", times=2, status=status, headers={"Retry-After": "1"})
-    with through(azurite, direct, busy) as seen:
+    with through(remote, busy) as seen:
         buffer = bytearray(100)
         seen.retrying.read_into(NAME, 0, memoryview(buffer), pin=None)
         assert buffer == CONTENT[:100]
@@ -259,19 +244,19 @@ def test_a_busy_service_is_waited_for_as_it_asks(
     ],
 )
 def test_retry_after_is_read_in_every_form(
-    azurite: Azurite, direct: BlobStore, headers: dict[str, str], pause: float
+    remote: RemotePlace, headers: dict[str, str], pause: float
 ) -> None:
-    put(direct, "data")
-    with through(azurite, direct, Fault("HEAD", "answer", headers=headers)) as seen:
+    put(remote.store, "data")
+    with through(remote, Fault("HEAD", "answer", headers=headers)) as seen:
         assert seen.retrying.head(NAME).size == 1
         assert seen.clock.pauses == [pause]
 
 
-def test_a_service_that_stays_busy_is_asked_a_bounded_number_of_times(
-    azurite: Azurite, direct: BlobStore
-) -> None:
-    put(direct, "data", CONTENT)
-    with through(azurite, direct, Fault("", "answer", times=None)) as seen:
+def test_a_service_that_stays_busy_is_asked_a_bounded_number_of_times(remote: RemotePlace) -> None:
+    put(remote.store, "data", CONTENT)
+    with through(remote) as seen:
+        seen.bare.check_write(ObjectName("try"))  # what is done once is done
+        seen.proxy.fail_by(Fault("", "answer", times=None))
         requests = {
             "list": lambda: seen.retrying.list_page(""),
             "head": lambda: seen.retrying.head(NAME),
@@ -285,14 +270,14 @@ def test_a_service_that_stays_busy_is_asked_a_bounded_number_of_times(
             with pytest.raises(ServiceBusy, match="after 4 tries"):
                 request()
             assert len(seen.proxy.requests) == 4 * number
-    assert get(direct, "data") == CONTENT
+    assert get(remote.store, "data") == CONTENT
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 416])
-def test_what_will_not_pass_is_asked_once(azurite: Azurite, direct: BlobStore, status: int) -> None:
-    put(direct, "data")
+def test_what_will_not_pass_is_asked_once(remote: RemotePlace, status: int) -> None:
+    put(remote.store, "data")
     fault = Fault("HEAD", "answer", times=None, status=status, headers={"Retry-After": "1"})
-    with through(azurite, direct, fault) as seen:
+    with through(remote, fault) as seen:
         with pytest.raises(DatastoreError):
             seen.retrying.head(NAME)
         assert (len(seen.proxy.requests), seen.clock.pauses) == (
@@ -304,11 +289,9 @@ BREAKS = ["reset", "truncate", "stall", "lose"]
 
 
 @pytest.mark.parametrize("action", BREAKS)
-def test_a_body_that_breaks_is_read_again_once(
-    azurite: Azurite, direct: BlobStore, action: str
-) -> None:
-    put(direct, "data", CONTENT)
-    with through(azurite, direct, Fault(DATA, action, skip=1)) as seen:  # type: ignore[arg-type]
+def test_a_body_that_breaks_is_read_again_once(remote: RemotePlace, action: str) -> None:
+    put(remote.store, "data", CONTENT)
+    with through(remote, Fault(DATA, action, skip=1)) as seen:  # type: ignore[arg-type]
         assert get(seen.retrying, "data") == CONTENT
         assert seen.proxy.count(DATA) == 4
         assert len(seen.clock.pauses) == 1
@@ -316,11 +299,11 @@ def test_a_body_that_breaks_is_read_again_once(
 
 @pytest.mark.parametrize("action", BREAKS)
 def test_a_body_that_always_breaks_is_bounded_and_never_published(
-    azurite: Azurite, direct: BlobStore, tmp_path: Path, action: str
+    remote: RemotePlace, tmp_path: Path, action: str
 ) -> None:
-    put(direct, "data", CONTENT[:PART])
+    put(remote.store, "data", CONTENT[:PART])
     (tmp_path / "data").write_bytes(b"old")
-    with through(azurite, direct, Fault(DATA, action, times=None)) as seen:  # type: ignore[arg-type]
+    with through(remote, Fault(DATA, action, times=None)) as seen:  # type: ignore[arg-type]
         with pytest.raises(StageFailed) as caught:
             download(seen.retrying, tmp_path, DownloadRequest(overwrite="replace"))
         assert seen.proxy.count(DATA) == 4
@@ -340,11 +323,11 @@ def test_a_body_that_always_breaks_is_bounded_and_never_published(
     ],
 )
 def test_an_answer_that_is_not_the_range_is_rejected(
-    azurite: Azurite, direct: BlobStore, answer: dict[str, object]
+    remote: RemotePlace, answer: dict[str, object]
 ) -> None:
-    put(direct, "data", CONTENT)
+    put(remote.store, "data", CONTENT)
     fault = Fault(DATA, "answer", **answer)  # type: ignore[arg-type]
-    with through(azurite, direct, fault) as seen:
+    with through(remote, fault) as seen:
         buffer = bytearray(b"." * 10)
         with pytest.raises(IntegrityError):
             seen.bare.read_into(NAME, 0, memoryview(buffer), pin=None)
@@ -353,13 +336,11 @@ def test_an_answer_that_is_not_the_range_is_rejected(
         assert buffer == CONTENT[:10]
 
 
-def test_another_range_than_the_one_asked_for_is_rejected(
-    azurite: Azurite, direct: BlobStore
-) -> None:
-    put(direct, "data", CONTENT)
+def test_another_range_than_the_one_asked_for_is_rejected(remote: RemotePlace) -> None:
+    put(remote.store, "data", CONTENT)
     wrong = {"Content-Range": f"bytes 50-59/{len(CONTENT)}"}
     fault = Fault(DATA, "answer", status=206, headers=wrong, body=CONTENT[50:60])
-    with through(azurite, direct, fault) as seen:
+    with through(remote, fault) as seen:
         buffer = bytearray(10)
         seen.retrying.read_into(NAME, 0, memoryview(buffer), pin=None)
         assert buffer == CONTENT[:10]
@@ -375,26 +356,22 @@ LISTING = (
 @pytest.mark.parametrize(
     "body", [b"", LISTING, b"<html>Sign in to the hotel's network</html>", b"not xml", b"{}"]
 )
-def test_a_listing_that_is_none_is_never_empty(
-    azurite: Azurite, direct: BlobStore, body: bytes
-) -> None:
-    put(direct, "data")
+def test_a_listing_that_is_none_is_never_empty(remote: RemotePlace, body: bytes) -> None:
+    put(remote.store, "data")
     headers = {"Content-Type": "application/xml"}
     fault = Fault("comp=list", "answer", status=200, times=None, headers=headers, body=body)
-    with through(azurite, direct, fault) as seen:
+    with through(remote, fault) as seen:
         with pytest.raises(DatastoreError):
             seen.retrying.list_page("")
         assert len(seen.proxy.requests) <= 4
 
 
 @pytest.mark.parametrize("action", BREAKS)
-def test_a_listing_that_breaks_is_asked_for_again(
-    azurite: Azurite, direct: BlobStore, action: str
-) -> None:
+def test_a_listing_that_breaks_is_asked_for_again(remote: RemotePlace, action: str) -> None:
     for name in "abc":
-        put(direct, name)
+        put(remote.store, name)
     fault = Fault("comp=list", action, skip=1)  # type: ignore[arg-type]
-    with through(azurite, direct, fault) as seen:
+    with through(remote, fault) as seen:
         first = seen.retrying.list_page("", limit=2)
         second = seen.retrying.list_page("", limit=2, marker=first.marker)
         assert [info.name for info in (*first.objects, *second.objects)] == ["a", "b", "c"]
@@ -404,40 +381,38 @@ def test_a_listing_that_breaks_is_asked_for_again(
 @pytest.mark.parametrize("size", [0, 9, len(CONTENT)])
 @pytest.mark.parametrize("condition", ["always", "if absent", "replaces"])
 def test_a_commit_whose_answer_is_lost_has_happened(
-    azurite: Azurite, direct: BlobStore, size: int, condition: str
+    remote: RemotePlace, size: int, condition: str
 ) -> None:
     content = CONTENT[:size]
     commit = r"PUT \S+comp=blocklist" if size > PART else "PUT"
-    replaces = put(direct, "data", b"old").etag if condition == "replaces" else None
-    with through(azurite, direct, Fault(commit, "lose")) as seen:
+    replaces = put(remote.store, "data", b"old").etag if condition == "replaces" else None
+    with through(remote, Fault(commit, "lose")) as seen:
         info = put(
             seen.retrying, "data", content, replaces=replaces, if_absent=condition == "if absent"
         )
-    assert get(direct, "data") == content
-    assert info.etag == direct.head(NAME).etag
+    assert get(remote.store, "data") == content
+    assert info.etag == remote.store.head(NAME).etag
     assert (info.size, info.digest) == (size, md5_of(content))
 
 
 @pytest.mark.parametrize("if_absent", [True, False])
 def test_a_commit_that_another_writer_overtook_has_not_happened(
-    azurite: Azurite, direct: BlobStore, if_absent: bool
+    remote: RemotePlace, if_absent: bool
 ) -> None:
-    replaces = None if if_absent else put(direct, "data", b"old").etag
-    with through(azurite, direct, Fault("PUT", "answer")) as seen:
+    replaces = None if if_absent else put(remote.store, "data", b"old").etag
+    with through(remote, Fault("PUT", "answer")) as seen:
         writing = begin(seen.retrying, "data", b"ours", if_absent=if_absent, replaces=replaces)
-        put(direct, "data", b"theirs")
+        put(remote.store, "data", b"theirs")
         with pytest.raises(ObjectExists):
             writing.commit(md5_of(b"ours"))
-    assert get(direct, "data") == b"theirs"
+    assert get(remote.store, "data") == b"theirs"
 
 
 @pytest.mark.parametrize("size", [9, len(CONTENT)])
-def test_what_is_damaged_on_its_way_is_sent_again(
-    azurite: Azurite, direct: BlobStore, size: int
-) -> None:
-    with through(azurite, direct, Fault("PUT", "damage")) as seen:
+def test_what_is_damaged_on_its_way_is_sent_again(remote: RemotePlace, size: int) -> None:
+    with through(remote, Fault("PUT", "damage")) as seen:
         put(seen.retrying, "data", CONTENT[:size])
-    assert get(direct, "data") == CONTENT[:size]
+    assert get(remote.store, "data") == CONTENT[:size]
 
 
 def test_nobody_there_is_tried_a_few_times_only() -> None:
@@ -452,21 +427,21 @@ def test_nobody_there_is_tried_a_few_times_only() -> None:
 
 
 def test_a_compressed_blob_comes_as_it_is_stored(
-    azurite: Azurite, direct: BlobStore, container: ContainerClient, tmp_path: Path
+    blob_store: BlobStore, container: ContainerClient, tmp_path: Path
 ) -> None:
     stored = gzip.compress(b"text " * 1000)
     container.upload_blob("data", stored, content_settings=ContentSettings(content_encoding="gzip"))
-    download(direct, tmp_path, DownloadRequest())
+    download(blob_store, tmp_path, DownloadRequest())
     assert (tmp_path / "data").read_bytes() == stored
 
 
-def test_a_deletion_whose_answer_is_lost_has_happened(azurite: Azurite, direct: BlobStore) -> None:
-    put(direct, "data")
-    with through(azurite, direct, Fault("DELETE", "lose")) as seen:
+def test_a_deletion_whose_answer_is_lost_has_happened(remote: RemotePlace) -> None:
+    put(remote.store, "data")
+    with through(remote, Fault("DELETE", "lose")) as seen:
         seen.retrying.delete(NAME)
         with pytest.raises(ObjectNotFound):
             seen.retrying.delete(NAME)
-    assert names_below(direct) == []
+    assert names_below(remote.store) == []
 
 
 def test_a_pause_between_tries_ends_when_it_is_cancelled() -> None:

@@ -1,15 +1,12 @@
 """The contract that ships with the package, over every store of ours and over the decorators."""
 
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from azure.storage.blob import BlobServiceClient, ContainerClient
-from servers.azure_files import AzureFiles
-from servers.azurite import Azurite
-from small_stores import SmallBlobStore, SmallShareStore
+from places import RemotePlace
 
 from prefect_datastores.errors import ContainerNotFound, DatastoreError
 from prefect_datastores.names import ObjectName
@@ -26,23 +23,15 @@ AT_ONCE = RetryPolicy(tries=2, first_pause=0.0, longest_pause=0.0)
 ROOMY = Rates(requests_per_second=1e5, bytes_per_second=1e9)
 
 
-@pytest.fixture
-def blob_store(azurite: Azurite, container: ContainerClient) -> Iterator[BlobStore]:
-    with closing(
-        SmallBlobStore(azurite.url, container.container_name, account_key=azurite.key)
-    ) as store:
-        yield store
+def missing(place: RemotePlace) -> ObjectStore:
+    """The place, whose container is gone until a test makes it."""
+    place.destroy()
+    return place.store
 
 
 @pytest.fixture
-def missing_blob_store(azurite: Azurite) -> Iterator[BlobStore]:
-    name = f"missing-{uuid.uuid4().hex}"
-    with closing(SmallBlobStore(azurite.url, name, account_key=azurite.key)) as store:
-        yield store
-    credential = {"account_name": azurite.account, "account_key": azurite.key}
-    with BlobServiceClient(azurite.url, credential=credential) as service:
-        for made in service.list_containers(name_starts_with=name):
-            service.delete_container(made.name)
+def missing_blob_store(new_place: Callable[[str], Any]) -> ObjectStore:
+    return missing(new_place("blob"))
 
 
 class TestShareStore(StoreContract):
@@ -51,10 +40,38 @@ class TestShareStore(StoreContract):
         return share_store
 
     @pytest.fixture
-    def missing_store(self, azure_files: AzureFiles) -> Iterator[ObjectStore]:
-        name = f"missing-{uuid.uuid4().hex}"
-        with closing(SmallShareStore(azure_files.url, name, account_key=azure_files.key)) as store:
-            yield store
+    def missing_store(self, new_place: Callable[[str], Any]) -> ObjectStore:
+        return missing(new_place("share"))
+
+
+class TestDataLakeStore(StoreContract):
+    @pytest.fixture
+    def store(self, lake_store: ObjectStore) -> ObjectStore:
+        return lake_store
+
+    @pytest.fixture
+    def missing_store(self, new_place: Callable[[str], Any]) -> ObjectStore:
+        return missing(new_place("lake"))
+
+
+class TestFlatDataLakeStore(StoreContract):
+    @pytest.fixture
+    def store(self, flat_place: RemotePlace) -> ObjectStore:
+        return flat_place.store
+
+    @pytest.fixture
+    def missing_store(self, new_place: Callable[[str], Any]) -> ObjectStore:
+        return missing(new_place("flat lake"))
+
+
+class TestPatientDataLakeStore(StoreContract):
+    @pytest.fixture
+    def store(self, lake_store: ObjectStore) -> ObjectStore:
+        return patient(lake_store, AT_ONCE, allowance=Allowance(ROOMY))
+
+    @pytest.fixture
+    def missing_store(self, new_place: Callable[[str], Any]) -> ObjectStore:
+        return patient(missing(new_place("lake")), AT_ONCE, allowance=Allowance(ROOMY))
 
 
 class TestMemoryStore(StoreContract):

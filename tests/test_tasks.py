@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
+from oracle import fill
+from places import Place
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.futures import wait
 from prefect.runtime import flow_run
-from servers.azurite import Azurite
 
 from prefect_datastores import (
-    AzureBlobDatastore,
     DataReference,
     Datastore,
     LocalDatastore,
@@ -39,6 +38,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.stage import Staged
+from prefect_datastores.testing import get
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "here")
 
@@ -305,19 +305,10 @@ def test_a_reference_alone_is_found_by_its_datastores_name(
         fetch(DataReference(datastore=f"no_{name}", mode="download"))
 
 
-def test_blobs_are_staged_like_files(
-    azurite: Azurite, container: ContainerClient, here: Path
-) -> None:
-    container.upload_blob("mnist/train.csv", b"1,2\n")
-    container.upload_blob("mnist/deep/test.csv", b"3,4\n")
-    container.upload_blob("mnist2/other.csv", b"5,6\n")
-    store = AzureBlobDatastore(
-        account_name=azurite.account,
-        container_name=container.container_name,
-        auth={"account_key": azurite.key},
-        protocol="http",
-        endpoint=f"{azurite.host}:{azurite.port}",
-    )
+def test_each_kind_of_datastore_is_staged_like_files(kept: Place, here: Path) -> None:
+    mine = {"train.csv": b"1,2\n", "deep/test.csv": b"3,4\n"}
+    fill(kept.store, {**{f"mnist/{name}": data for name, data in mine.items()}, "mnist2/x": b"5"})
+    store: Any = kept.datastore()
 
     @flow
     def train() -> None:
@@ -331,7 +322,7 @@ def test_blobs_are_staged_like_files(
             (s.out / "model.pkl").write_text("model")
 
     train()
-    assert container.download_blob("models/model.pkl").readall() == b"model"
+    assert get(kept.store, "models/model.pkl") == b"model"
 
 
 # -- stage ----------------------------------------------------------------------------------------

@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from places import Place
 from prefect import flow, task
 from prefect.transactions import transaction
-from servers.azurite import Azurite
 
 from prefect_datastores import (
-    AccountKey,
-    AzureBlobDatastore,
-    AzureDataLakeGen2Datastore,
     DataReference,
     Datastore,
     Estimator,
@@ -41,34 +37,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(params=["local", "blob", "lake"])
-def models(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    azurite: Azurite,
-    container: ContainerClient,
-) -> FileDatastore:
+@pytest.fixture
+def models(kept: Place) -> FileDatastore:
     """An empty datastore that is not registered, so that a rollback has to know it."""
-    if request.param == "local":
-        (tmp_path / "models").mkdir()
-        return LocalDatastore(root=str(tmp_path / "models"))
-    if request.param == "lake":
-        lake = request.getfixturevalue("data_lake")
-        return AzureDataLakeGen2Datastore(
-            account_name=lake.account,
-            container_name=request.getfixturevalue("filesystem"),
-            auth=AccountKey(account_key=lake.key),
-            protocol="http",
-            endpoint=f"{lake.host}:{lake.blob_port}",
-            dfs_endpoint=f"{lake.host}:{lake.dfs_port}",
-        )
-    return AzureBlobDatastore(
-        account_name=azurite.account,
-        container_name=container.container_name,
-        auth=AccountKey(account_key=azurite.key),
-        protocol="http",
-        endpoint=f"{azurite.host}:{azurite.port}",
-    )
+    return kept.datastore()
 
 
 @pytest.fixture

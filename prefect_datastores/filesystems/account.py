@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from prefect_datastores.redaction import MASK, remember
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.connection_string import read_connection_string
 from prefect_datastores.stores.decorated import Result
+from prefect_datastores.stores.limit import Allowance, Rates, allowance_of
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.stores.share import ShareStore
 from prefect_datastores.stores.shares import share_names
@@ -41,15 +43,43 @@ class Account:
     sas: str | None = field(default=None, repr=False)
     credential: Any = field(default=None, repr=False)
     allow_trailing_dots: bool = False
+    rates: Rates = field(default_factory=Rates)
 
     def signs(self) -> dict[str, Any]:
         """Return what a store signs with; the machine's identity where nothing was given."""
         token = self.credential
+        if _makes_one(token):
+            token = _checked(token())
         if not (self.key or self.sas or token):
             from prefect_datastores.stores.identity import machine_identity  # noqa: PLC0415
 
             token = machine_identity()
         return {"account_key": self.key, "sas_token": self.sas, "token": token}
+
+    def allowance(self) -> Allowance | None:
+        """Return what requests have to wait for, which all file systems with these rates share."""
+        return allowance_of(self.rates) if self.rates != Rates() else None
+
+
+def _makes_one(credential: Any) -> bool:
+    """Tell whether it is no credential, but what makes one, as a class or a `partial` does."""
+    return isinstance(credential, type) or (
+        callable(credential) and not hasattr(credential, "get_token")
+    )
+
+
+def _checked(credential: Any) -> Any:
+    """Return a credential, where it is one that can be used here."""
+    if not callable(getattr(credential, "get_token", None)):
+        raise ConfigurationError(
+            "The credential is refused: give an object with get_token, as azure.identity has them, or what "
+            "makes one; a key or a SAS token has an option of its own."
+        )
+    if inspect.iscoroutinefunction(credential.get_token):
+        raise ConfigurationError(
+            "The credential is refused: it is one of azure.identity.aio; give the one of azure.identity."
+        )
+    return credential
 
 
 def account_of(
@@ -62,6 +92,7 @@ def account_of(
     account_url: str | None,
     endpoint: str,
     allow_trailing_dots: bool = False,
+    rates: Rates | None = None,
 ) -> Account:
     """Return the account that options name.
 
@@ -81,15 +112,8 @@ def account_of(
         account_key, sas_token = said.account_key, said.sas_token
         account_url = account_url or said.endpoints.get("file")
         endpoint = said.suffix
-    if credential and not callable(getattr(credential, "get_token", None)):
-        raise ConfigurationError(
-            "The credential is refused: give an object with get_token, as azure.identity has them; "
-            "a key or a SAS token has an option of its own."
-        )
-    if credential and inspect.iscoroutinefunction(credential.get_token):
-        raise ConfigurationError(
-            "The credential is refused: it is one of azure.identity.aio; give the one of azure.identity."
-        )
+    if credential and not _makes_one(credential):
+        _checked(credential)
     if "://" in endpoint:
         account_url = account_url or endpoint
     if not account_url and not name:
@@ -108,6 +132,7 @@ def account_of(
         sas_token or None,
         credential,
         allow_trailing_dots,
+        rates or Rates(),
     )
 
 
@@ -123,12 +148,19 @@ class OpenShare:
             allow_trailing_dots=account.allow_trailing_dots,
             **signs,
         )
-        self.store: ObjectStore = patient(self.plain)
+        self._allowance = account.allowance()
+        self.store: ObjectStore = patient(self.plain, allowance=self._allowance)
         self._policy = RetryPolicy()
 
-    def ask(self, what: str, request: Callable[[], Result]) -> Result:
-        """Return what a request returns that may be made any number of times."""
-        return self._policy.call(what, request)
+    def ask(self, what: str, request: Callable[[], Result], *, size: int = 0) -> Result:
+        """Return what a request returns that may be made any number of times; `size` bytes travel."""
+
+        def once() -> Result:
+            if self._allowance is not None:  # every try counts
+                self._allowance.wait(1, size, self._policy.sleep)
+            return request()
+
+        return self._policy.call(what, once)
 
     def change(
         self,
@@ -151,7 +183,7 @@ class OpenShare:
                 if not (lost and done()):
                     raise
 
-        self._policy.call(what, once)
+        self.ask(what, once)
 
     def is_there(self, name: str, *, is_folder: bool) -> bool:
         """Tell whether a file, or a folder, has that name."""
@@ -185,4 +217,6 @@ class Opened:
 
     def share_names(self) -> list[str]:
         """Return the names of all shares of the account."""
+        if (allowance := self._account.allowance()) is not None:
+            allowance.wait(1, 0, time.sleep)
         return share_names(self._account.url, self._account.name, **self._signs)

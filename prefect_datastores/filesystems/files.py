@@ -236,7 +236,11 @@ class _Writer:
 
         def send() -> None:
             view = memoryview(part)
-            self._share.ask("write a part", lambda: growing.write_part(index, offset, view))
+
+            def write() -> None:
+                growing.write_part(index, offset, view)
+
+            self._share.ask("write a part", write, size=len(view))
 
         self._asked.append(parts_lane().submit(send))
         self._digest.update(part)

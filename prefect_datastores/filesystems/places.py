@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from prefect_datastores.filesystems.account import (
     account_of,
 )
 from prefect_datastores.names import ObjectName
+from prefect_datastores.stores.limit import Rates
 
 
 class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -42,6 +44,8 @@ class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         endpoint: str = PUBLIC_CLOUD,
         share_name: str | None = None,
         allow_trailing_dots: bool = False,
+        requests_per_second: float | None = None,
+        megabytes_per_second: float | None = None,
         use_listings_cache: bool = True,
         listings_expiry_time: float | None = 5.0,
         max_paths: int | None = None,
@@ -49,10 +53,13 @@ class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         """Name the account; no request is made before the first use.
 
         Paths begin with the share's name; with `share_name`, they are relative to that share.
-        With no way to sign in, the machine's identity is used.
+        With no way to sign in, the machine's identity is used. A credential is an object as
+        azure.identity has them, or what makes one (a class, or a `functools.partial` of it), which
+        can always be sent to another process. All file systems of a process with the same limits share them.
 
         Raises:
-            ConfigurationError: no account is named, or more than one way to sign in.
+            ConfigurationError: no account is named, or more than one way to sign in; or a limit
+                is not positive.
         """
         super().__init__(
             use_listings_cache=use_listings_cache,
@@ -68,6 +75,10 @@ class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             account_url=account_url,
             endpoint=endpoint,
             allow_trailing_dots=allow_trailing_dots,
+            rates=Rates(
+                requests_per_second,
+                None if megabytes_per_second is None else megabytes_per_second * 1e6,
+            ),
         )
         self.share_name = share_name or ""
         self._connections: Opened | None = None
@@ -97,6 +108,24 @@ class SharePlaces(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         return f"{type(self).__name__}({where!r})"
 
     __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        """Return what another process makes the same from.
+
+        Raises:
+            ConfigurationError: its credential cannot be sent to one.
+        """
+        credential = self._account.credential
+        try:
+            pickle.dumps(credential)
+        except Exception:  # noqa: BLE001 - each kind of object says it in its own way
+            kind = type(credential).__name__
+            raise ConfigurationError(
+                f"{self!r} cannot be sent to another process: its credential, a {kind}, cannot be pickled. "
+                f"Give what makes one instead, such as credential={kind} or functools.partial({kind}, ...), or "
+                "none, where the machine's identity is enough."
+            ) from None
+        return super().__reduce__()
 
     def to_dict(self, *, include_password: bool = False) -> dict[str, Any]:
         """Return what it was made with, as `fsspec` has it; without the secrets, unless they are asked for.

@@ -418,6 +418,11 @@ class _Fetching:
         told = self._store.properties(item.name, pin=item.info.etag or None)
         return to_attribute(self._kind, told)
 
+    def _check_told(self, moving: _Moving) -> None:
+        """Fetch no more of an object whose first bytes came without the digest that is required."""
+        if self._require_digest and moving.was_told and moving.digest is None:
+            raise _no_digest(moving.item.info.name, self._store)
+
     def _required_digest(self, item: Fetch) -> bytes:
         digest = stored_digest(self._store, item.info)
         if digest is None:
@@ -476,6 +481,7 @@ class _Fetching:
                 told = self._store.read_into(item.name, offset, memory, pin=item.info.etag or None)
                 if wants_digest:
                     moving.tell(told)
+                    self._check_told(moving)
             receiving.came(offset, memory)
 
         def one(offset: int, memory: memoryview) -> None:
@@ -527,6 +533,10 @@ class _Settling:
         self._fault: DatastoreError | None = None
 
     is_under_way = True
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def begin_flush(self) -> None:
         """Have the disk begin with the object."""
@@ -584,6 +594,10 @@ class _Begun:
             return None
         moving.tell(reading.finish())
         return self._memory
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def finish(self) -> Done:
         """Bring the object here."""

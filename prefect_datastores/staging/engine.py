@@ -296,7 +296,7 @@ class _Crew(Generic[Item]):
                 if hand.begun:
                     if hand.begun[0].pending is None:  # it may take long
                         self._settle(hand)
-                    self._do(hand, hand.next())
+                    self._go_on(hand, hand.next())
                 if not hand.begun or len(hand.unsettled) * len(self._threads) >= self._together:
                     self._settle(hand)
         except BaseException as fault:  # noqa: BLE001 - raised by `run` in the thread that waits
@@ -363,6 +363,15 @@ class _Crew(Generic[Item]):
             return Failed(error)
         finally:
             hand.worked(began, is_small=True)
+
+    def _go_on(self, hand: _Hand[Item], taken: _Taken[Item]) -> None:
+        """Work on an item; one whose next answer is to be waited for goes behind the others."""
+        began, pending = time.thread_time(), taken.pending
+        if pending is not None and not self._lanes.cancellation.requested and pending.go_on():
+            hand.begin(taken)
+            hand.worked(began, is_small=True)
+        else:
+            self._do(hand, taken)
 
     def _do(self, hand: _Hand[Item], taken: _Taken[Item]) -> None:
         """Work on an item; keep its row, or what is still to be settled of it."""

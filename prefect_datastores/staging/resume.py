@@ -107,14 +107,27 @@ class Resumption:
             self._journal.end(key)
 
     def known(self, key: str) -> tuple[Abandoned, Unfinished] | None:
-        """Return what is left of an object, once."""
+        """Return what is left of an object that came in parts, once."""
+        return max(self._take(key), key=lambda pair: len(pair[1].parts), default=None)
+
+    def sent(self, key: str) -> list[tuple[str, dict[int, str]]]:
+        """Return the writings of an object that were begun, once: their tokens, and the digests of their parts."""
+        found: dict[str, dict[int, str]] = {}
+        for _, item in self._take(key):
+            if item.place:
+                found.setdefault(item.place, {})
+            for offset, text in item.parts.items():
+                token, _, digest = text.partition(" ")
+                found.setdefault(token, {})[offset] = digest
+        return sorted(found.items(), key=lambda pair: -len(pair[1]))
+
+    def _take(self, key: str) -> list[tuple[Abandoned, Unfinished]]:
         with self._lock:
-            left = [
+            return [
                 (other, item)
                 for other, found in self._left
                 if (item := found.pop(key, None)) is not None
             ]
-        return max(left, key=lambda pair: len(pair[1].parts), default=None)
 
     def receive(self, path: RelativePath, size: int, key: str | None) -> Receiving:
         """Open the part file of an object; one without a key is not worth to be gone on with."""
@@ -131,6 +144,11 @@ class Resumption:
         part = self._folder.part_file(path, size, taken)
         self.begin(key, part.name, parts)
         return Receiving(part, (self, key), parts)
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written down."""
+        return self._journal is not None
 
     def leave(self) -> None:
         """Keep what is written down for the next transfer."""
@@ -202,25 +220,52 @@ class Sending:
     """
 
     def __init__(
-        self, writing: Writing, resumption: Resumption | None = None, key: str = ""
+        self,
+        writing: Writing,
+        resumption: Resumption | None = None,
+        *,
+        name: str = "",
+        size: int = 0,
+        step: int = 1,
     ) -> None:
-        """Find out which parts of earlier writings are still there; without a journal, none is."""
-        self.writing, self._resumption, self._key = writing, resumption, key
+        """Name the object, and the length of its parts; without a journal nothing is gone on with."""
+        self.writing, self._resumption = writing, resumption
+        self._key, self._size, self._step = key_of(name, "", size, step), size, step
         self._there: dict[int, str] = {}
-        self._kept: Mapping[tuple[str, int], int] = {}
-        if resumption is None:
+        self._kept: dict[int, tuple[str, str]] = {}
+
+    def begin(self) -> None:
+        """Find out which parts of earlier writings are still there, and take them over."""
+        if self._resumption is None:
             return
-        if (left := resumption.known(key)) is not None:
-            self._there = dict(left[1].parts)
-            # One that may only write cannot ask; then all is sent anew.
-            with contextlib.suppress(AccessError):
-                self._kept = writing.kept_parts()
-        resumption.begin(key, "", self._there)
+        for token, parts in self._resumption.sent(self._key):
+            self._take_over(token, parts)
+        if not self._kept:
+            self.writing.make_ready()
+        self._there = {offset: " ".join(known) for offset, known in self._kept.items()}
+        if self.writing.token:
+            self._resumption.begin(self._key, self.writing.token, self._there)
+        else:
+            self._resumption = None
+
+    def _take_over(self, token: str, parts: Mapping[int, str]) -> None:
+        assert self._resumption is not None
+        after = self.writing.token_after(token)
+        # Before it is done, or a kill in between would leave what no journal tells of.
+        self._there = {offset: f"{after} {digest}" for offset, digest in parts.items()}
+        self._there |= {offset: " ".join(known) for offset, known in self._kept.items()}
+        self._resumption.begin(self._key, after, self._there)
+        lengths = {at // self._step: min(self._step, self._size - at) for at in parts}
+        # One that may only write cannot ask; then all is sent anew.
+        with contextlib.suppress(AccessError):
+            for index in self.writing.take_over(token, lengths):
+                offset = index * self._step
+                self._kept.setdefault(offset, (after, parts[offset]))
 
     def has(self, index: int, offset: int, length: int, digest: str) -> bool:
         """Tell whether the service holds the part, which ends the content that has this digest."""
-        token, _, known = self._there.get(offset, "").partition(" ")
-        if known != digest or self._kept.get((token, index)) != length:
+        token, known = self._kept.get(offset, ("", ""))
+        if known != digest:
             return False
         self.writing.keep_part(index, length, token)
         return True
@@ -231,17 +276,22 @@ class Sending:
             self._there[offset] = f"{self.writing.token} {digest}"
             self._resumption.done(self._key, offset, self._there[offset])
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Leave what the next transfer can go on with, and nothing else."""
-        if self._resumption is None:
-            return
-        if error is None or not self._there or isinstance(error, _LEAVES_NOTHING):
+    def end(self) -> None:
+        """Write down that nothing is left to be done."""
+        if self._resumption is not None:
             self._resumption.end(self._key)
+
+    def give_up(self, error: BaseException) -> None:
+        """Leave what the next transfer can go on with, and nothing else."""
+        resumption = self._resumption
+        is_told = resumption is not None and resumption.writes and bool(self._there)
+        keep = is_told and not isinstance(error, _LEAVES_NOTHING)
+        self.writing.abort(keep=keep)
+        # Last, or a kill in between would leave what no journal tells of.
+        if keep and resumption is not None:
+            resumption.leave()
         else:
-            self._resumption.leave()
+            self.end()
 
 
 def _checksum(memory: memoryview) -> str:

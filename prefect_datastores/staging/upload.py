@@ -41,7 +41,7 @@ from prefect_datastores.staging.plan import (
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
-from prefect_datastores.staging.resume import Resumption, Sending, key_of
+from prefect_datastores.staging.resume import Resumption, Sending
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
     NO_EXTRAS,
@@ -201,11 +201,11 @@ class _Sending:
         finally:
             if committing is None:
                 lanes.memory.give_ahead(memory)
-        return _Begun(self, item, lanes, memory, committing) if committing is not None else None
+        return _Begun(self, item, lanes, memory, *committing) if committing is not None else None
 
     def _begin_commit(
         self, item: Send, memory: memoryview, lanes: Lanes
-    ) -> Pending[ObjectInfo] | None:
+    ) -> tuple[Writing, Pending[ObjectInfo]] | None:
         """Read a file and send it, where it has the length that it had; its version does not change then."""
         fd = self._folder.open_read(item.source.path)
         try:
@@ -217,7 +217,7 @@ class _Sending:
             self._check(item, fd, before, lanes)
         finally:
             os.close(fd)
-        return writing.begin_commit(digest)
+        return writing, writing.begin_commit(digest)
 
     def send(self, item: Send, lanes: Lanes, begun: _Begun | None = None) -> ObjectRow:
         """Store a file; `begun` is what was sent already."""
@@ -244,6 +244,8 @@ class _Sending:
             except ObjectExists:  # another writer came first
                 if self._overwrite != "replace":
                     raise
+            except PartLost:  # it is begun again
+                pass
         fd = self._folder.open_read(item.source.path)
         try:
             if item.verdict == "compare" and self._is_same(item, fd, lanes):
@@ -276,21 +278,23 @@ class _Sending:
         before = os.fstat(fd)
         size, step = before.st_size, part_size(self._store.capabilities, before.st_size)
         writing = self._begin(item, fd, before)
+        sending = self._sending(writing, item, size, step)
         try:
             if size > step:
-                sending = self._sending(writing, item, size, step)
-                with sending:
-                    digest = self._send_parts(sending, item, fd, size, step, lanes)
-                    return self._commit(writing, item, fd, before, digest, lanes)
-            # The only part may be sent with the commit, so its bytes are held until then.
-            with lanes.memory.holding(size) as memory:
-                digest = self._send_only_part(writing, item, fd, memory)
+                sending.begin()
+                digest = self._send_parts(sending, item, fd, size, step, lanes)
                 info = self._commit(writing, item, fd, before, digest, lanes)
-            lanes.progress.moved(size)
-        except BaseException:
+            else:
+                # The only part may be sent with the commit, so its bytes are held until then.
+                with lanes.memory.holding(size) as memory:
+                    digest = self._send_only_part(writing, item, fd, memory)
+                    info = self._commit(writing, item, fd, before, digest, lanes)
+                lanes.progress.moved(size)
+        except BaseException as error:
             self._failed = True
-            writing.abort()
+            sending.give_up(error)
             raise
+        sending.end()
         return info
 
     def _commit(
@@ -333,10 +337,9 @@ class _Sending:
         return Extras(modified, properties, keeps_properties=self._keep.properties)
 
     def _sending(self, writing: Writing, item: Send, size: int, step: int) -> Sending:
-        """Return what writes down the parts of an object, where the service keeps them."""
-        if self._resumption is None or not writing.token:
-            return Sending(writing)
-        return Sending(writing, self._resumption, key_of(item.name, "", size, step))
+        """Return what writes down the parts of an object; one part alone is sent as quickly as looked for."""
+        resumption = self._resumption if size > step else None
+        return Sending(writing, resumption, name=item.name, size=size, step=step)
 
     @staticmethod
     def _send_only_part(writing: Writing, item: Send, fd: int, memory: memoryview) -> bytes:
@@ -393,10 +396,11 @@ class _Begun:
         item: Send,
         lanes: Lanes,
         memory: memoryview,
+        writing: Writing,
         committing: Pending[ObjectInfo],
     ) -> None:
         self._sending, self._item, self._lanes = sending, item, lanes
-        self._memory, self._committing = memory, committing
+        self._memory, self._writing, self._committing = memory, writing, committing
         self._open = True
 
     @property
@@ -404,9 +408,17 @@ class _Begun:
         """Whether it was really sent."""
         return self._committing.is_under_way
 
+    def go_on(self) -> bool:
+        """Make the next request, where several are needed."""
+        return self._committing.go_on()
+
     def take(self) -> ObjectInfo:
         """Return what is stored."""
-        info = self._committing.finish()
+        try:
+            info = self._committing.finish()
+        except BaseException:
+            self._writing.abort()
+            raise
         self._lanes.progress.moved(info.size)
         return info
 

@@ -33,6 +33,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.stores.connection import Answer, Receive
 from prefect_datastores.stores.http import Exchange, HttpClient
 from prefect_datastores.stores.refusals import BLOB_ROLES, Refusal, refused, right_of
+from prefect_datastores.stores.requests import about_to_ask
 from prefect_datastores.stores.signing import NoSigner, Query, Request, Signer
 
 _VERSION = "2024-11-04"
@@ -155,6 +156,7 @@ class AzureService:
         body: bytes | memoryview = b"",
     ) -> Asked:
         """Send one request; its answer comes to who finishes it."""
+        about_to_ask()
         path = f"{self._path}/{quote(name, safe='~/')}" if name else self._path
         given = {
             "x-ms-date": _date(int(time.time())),

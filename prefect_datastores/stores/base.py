@@ -8,7 +8,7 @@ never code inside a store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -72,6 +72,8 @@ class Capabilities:
     """Reads that are begun are under way before they are finished."""
     commits_ahead: bool = False
     """And so are commits."""
+    commits_with_content: bool = False
+    """The only part of an object travels with its commit, in one request."""
     lists_by_folder: bool = False
     """A listing is of one folder; one of all below it is made of many."""
     has_folders: bool = False
@@ -111,6 +113,12 @@ class Pending(Protocol[Result_co]):
     def is_under_way(self) -> bool:
         """Whether somebody works on it; else nothing is gained by having it before it is wanted."""
 
+    def go_on(self) -> bool:
+        """Where it takes several requests: wait for an answer, and make the next; tell whether one was.
+
+        It raises nothing: `finish` does.
+        """
+
     def finish(self) -> Result_co:
         """Wait for the answer and return it; raise what asking for it at once would have raised."""
 
@@ -127,6 +135,10 @@ class Later(Generic[Answer]):
     def __init__(self, request: Callable[[], Answer]) -> None:
         """Ask nobody yet."""
         self.finish = request
+
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
 
     def drop(self) -> None:
         """Do nothing: nobody was asked."""
@@ -146,6 +158,10 @@ class Failed(Generic[Answer]):
         """Raise the error."""
         raise self._error
 
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
+
     def drop(self) -> None:
         """Do nothing."""
 
@@ -157,10 +173,18 @@ class Writing(Protocol):
     def token(self) -> str:
         """What tells the parts of this writing from those of others; "" where none outlive it."""
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return the lengths of the parts that the service holds of earlier writings of the object.
+    def make_ready(self) -> None:
+        """Do what is to be done before the first part; from then on the `token` is known."""
 
-        The key is the token of the writing and the index of the part.
+    def token_after(self, token: str) -> str:
+        """Return the token that parts of an earlier writing have once they are taken over."""
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with an earlier writing of the object; return which of its parts the service holds.
+
+        `parts` has the lengths, by index, of those of which the service once said that it has them.
+        What is taken over belongs to nobody else from then on. A writing that can go on with one
+        other alone takes the first that is there, and leaves nothing of the next.
         """
 
     def keep_part(self, index: int, length: int, token: str) -> None:
@@ -179,8 +203,11 @@ class Writing(Protocol):
     def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
         """Ask for `commit`, whose answer comes to who finishes it; not to be asked for twice at once."""
 
-    def abort(self) -> None:
-        """Leave nothing behind that a reader or the next attempt would see."""
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind that a reader or the next attempt would see.
+
+        With `keep`, what the next writing can take over stays.
+        """
 
 
 class ObjectStore(Protocol):

@@ -8,7 +8,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from prefect_datastores.errors import (
@@ -50,6 +50,7 @@ class BlobStore(NoFolders, NoProperties):
         part_size=4 * 2**20,
         begins_ahead=True,
         commits_ahead=True,
+        commits_with_content=True,
     )
 
     def __init__(
@@ -193,6 +194,7 @@ class BlobWriting:
         # (fsspec/adlfs#462); all ids have one length, as the service demands.
         self.token = secrets.token_hex(8)
         self._blocks: dict[int, int] = {}
+        self._held: Mapping[tuple[str, int], int] | None = None
         self._kept: dict[int, str] = {}
         self._only_part = memoryview(b"")
 
@@ -200,8 +202,24 @@ class BlobWriting:
         token = self._kept.get(index, self.token)
         return base64.b64encode(f"{token}-{index:06d}".encode()).decode()
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return what the service holds of earlier writings."""
+    def make_ready(self) -> None:
+        """Do nothing: a block needs nothing before it."""
+
+    def token_after(self, token: str) -> str:
+        """Return the same: blocks keep their ids."""
+        return token
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Return which blocks of an earlier writing the service holds; of any number of writings."""
+        if not parts:
+            return ()
+        if self._held is None:
+            self._held = self._uncommitted()
+        held = self._held
+        return [index for index, length in parts.items() if held.get((token, index)) == length]
+
+    def _uncommitted(self) -> Mapping[tuple[str, int], int]:
+        """Return the lengths of what was staged, by token and index."""
         query = (("comp", "blocklist"), ("blocklisttype", "uncommitted"))
         try:
             body = self._service.request("GET", self._name, query).body
@@ -278,7 +296,7 @@ class BlobWriting:
         )
         return _Committing(self, asking, digest)
 
-    def abort(self) -> None:
+    def abort(self, *, keep: bool = False) -> None:
         """Let go of the content; nobody sees what was staged."""
         # Blocks that were never committed are invisible, and the service drops them after a week;
         # deleting the blob to get rid of them would delete somebody's good version.
@@ -297,6 +315,9 @@ class _Committing:
     @property
     def is_under_way(self) -> bool:
         return self._asked.is_under_way
+
+    def go_on(self) -> bool:
+        return False
 
     def finish(self) -> ObjectInfo:
         return self._writing.committed(self._asked, self._digest)

@@ -131,7 +131,7 @@ class DataLakeStore(BlobStore):
 
     def check_write(self, name: ObjectName) -> None:
         """Stage a block that is never committed; where it is refused for what stands there, rights are no matter."""
-        with contextlib.suppress(PartsRefused):
+        with contextlib.suppress(PartsRefused, PlaceTaken):
             super().check_write(name)
 
     # -- listing --------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class DataLakeStore(BlobStore):
         if recursive:
             return page_in_order(self, prefix, marker, limit)
         try:
-            page = super().list_page(prefix, marker=marker, recursive=False, limit=limit)
+            page = self._page(prefix, marker, limit)
         except PlaceTaken:  # a file stands where the prefix has a folder
             return Page()
         if UNFINISHED in page.folders:
@@ -157,12 +157,22 @@ class DataLakeStore(BlobStore):
         is_last_of_folder = prefix[-1:] == "/" and marker is None and page == Page()
         return self._empty_folder(prefix) if is_last_of_folder else page
 
+    def _page(self, prefix: str, marker: str | None, limit: int) -> Page:
+        """Return one page of a folder; those with nothing but a marker, which the service gives too, are passed."""
+        seen: set[str] = set()
+        while True:
+            page = super().list_page(prefix, marker=marker, recursive=False, limit=limit)
+            if page.objects or page.folders or page.marker is None or page.marker in seen:
+                return page
+            marker = page.marker
+            seen.add(marker)
+
     def _empty_folder(self, prefix: str) -> Page:
         """Return a marker where a folder is that has nothing in it.
 
         A folder comes first of all names that begin with its own.
         """
-        page = super().list_page(prefix[:-1], recursive=False, limit=1)
+        page = self._page(prefix[:-1], None, 1)
         if page.folders != (prefix[:-1],):
             return Page()
         return Page((ObjectInfo(prefix, 0, "", is_marker=True),))

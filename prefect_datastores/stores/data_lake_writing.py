@@ -12,7 +12,12 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from prefect_datastores.errors import DatastoreError, ObjectExists, PartsRefused
+from prefect_datastores.errors import (
+    DatastoreError,
+    ObjectExists,
+    ObjectNotFound,
+    PartsRefused,
+)
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import Later, ObjectInfo, Pending
 from prefect_datastores.stores.blob import BlobWriting
@@ -88,10 +93,11 @@ class DataLakeWriting(BlobWriting):
         try:
             return super().commit(digest)
         except ObjectExists:  # nobody else knows the name: a try before this one did it
-            info = self._store.head(self._name)
-            if (info.size, info.digest) != (self._size, digest):
-                raise
-            return info
+            with contextlib.suppress(ObjectNotFound):  # or parts were sent before it stepped aside
+                info = self._store.head(self._name)
+                if (info.size, info.digest) == (self._size, digest):
+                    return info
+            raise
 
     def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
         """Ask for the commit."""
@@ -99,9 +105,9 @@ class DataLakeWriting(BlobWriting):
             return super().begin_commit(digest)
         return Later(lambda: self.commit(digest))
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        super().abort()
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind but what is staged."""
+        super().abort(keep=keep)
         if self._aside is not None:
             with contextlib.suppress(DatastoreError):  # after the rename nothing is there
                 self._store.delete(ObjectName(self._aside.name), pin=self._aside.etag)

@@ -7,7 +7,7 @@ a method that is added to `ObjectStore` is added here, and no decorator can forg
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from prefect_datastores.names import NameRules, ObjectName
@@ -56,7 +56,7 @@ class Ahead(Protocol):
 class Wrapped(Generic[Result]):
     """A request that was begun, with something around its end."""
 
-    __slots__ = ("_around", "_dropped", "_pending")
+    __slots__ = ("_around", "_dropped", "_pending", "went_on")
 
     def __init__(
         self,
@@ -66,11 +66,19 @@ class Wrapped(Generic[Result]):
     ) -> None:
         """Take over a request: `around` is given what finishes it, `dropped` is called where nobody does."""
         self._pending, self._around, self._dropped = pending, around, dropped
+        self.went_on = False
+        """Whether another request was made than the one that was begun with."""
 
     @property
     def is_under_way(self) -> bool:
         """Whether somebody works on it."""
         return self._pending.is_under_way
+
+    def go_on(self) -> bool:
+        """Make the next request, where several are needed."""
+        goes_on = self._pending.go_on()
+        self.went_on = self.went_on or goes_on
+        return goes_on
 
     def finish(self) -> Result:
         """Wait for the answer and return it."""
@@ -189,7 +197,8 @@ class DecoratedStore(ABC):
     ) -> Writing:
         """Begin an object whose parts and commit are decorated as well."""
         writing = self._begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras)
-        return DecoratedWriting(writing, size, self._around, self._ahead)
+        late = self.capabilities.commits_with_content
+        return DecoratedWriting(writing, size, self._around, self._ahead, late=late)
 
     def _begin(
         self, name: ObjectName, size: int, *, replaces: str | None, if_absent: bool, extras: Extras
@@ -233,14 +242,13 @@ class DecoratedStore(ABC):
 
 
 class DecoratedWriting:
-    """A writing with something around each of its requests.
+    """A writing with something around each of its requests."""
 
-    The only part of an object goes with its commit, in one request: so a blob store does it.
-    """
-
-    def __init__(self, inner: Writing, size: int, around: Around, ahead: Ahead) -> None:
-        """Decorate a writing of `size` bytes."""
-        self._inner, self._size = inner, size
+    def __init__(
+        self, inner: Writing, size: int, around: Around, ahead: Ahead, *, late: bool = False
+    ) -> None:
+        """Decorate a writing of `size` bytes; an only part that is `late` travels with the commit."""
+        self._inner, self._size, self._late = inner, size, late
         self._around, self._ahead = around, ahead
         self._with_commit = 0
 
@@ -249,9 +257,17 @@ class DecoratedWriting:
         """What tells the parts of this writing from those of others."""
         return self._inner.token
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return the parts that the service holds of earlier writings of the object."""
-        return self._around("look for kept parts", self._inner.kept_parts)
+    def make_ready(self) -> None:
+        """Do what is to be done before the first part."""
+        self._around("make ready for parts", self._inner.make_ready)
+
+    def token_after(self, token: str) -> str:
+        """Return the token that parts of an earlier writing have once they are taken over."""
+        return self._inner.token_after(token)
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with an earlier writing of the object."""
+        return self._around("look for kept parts", lambda: self._inner.take_over(token, parts))
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         """Take a kept part for part `index`."""
@@ -259,13 +275,13 @@ class DecoratedWriting:
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
         """Store one part."""
-        only = len(data) == self._size
-        self._with_commit = len(data) if only else 0
+        late = self._late and len(data) == self._size
+        self._with_commit = len(data) if late else 0
         self._around(
             "write a part",
             lambda: self._inner.write_part(index, offset, data),
-            size=0 if only else len(data),
-            asks=not only,
+            size=0 if late else len(data),
+            asks=not late,
         )
 
     def commit(self, digest: bytes) -> ObjectInfo:
@@ -281,6 +297,6 @@ class DecoratedWriting:
             size=self._with_commit,
         )
 
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        self._inner.abort()
+    def abort(self, *, keep: bool = False) -> None:
+        """Leave nothing behind, or what the next writing can take over."""
+        self._inner.abort(keep=keep)

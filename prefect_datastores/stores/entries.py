@@ -1,4 +1,4 @@
-"""Reads a page of Azure Files' listing of a directory, by patterns or by the parser; tested against each other."""
+"""Reads pages of Azure Files' listings of a directory, by patterns or by the parser, and of a file's ranges."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _FILE = re.compile(
     + r"<Etag>([^<]*)</Etag>"
 )
 _FOLDER = re.compile(r"<Directory><Name>([^<]*)</Name>")
+_RANGE = re.compile(rb"<Range>\s*<Start>(\d+)</Start>\s*<End>(\d+)</End>\s*</Range>")
 _MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?Z")
 
 
@@ -83,6 +84,17 @@ def moment_of(text: str) -> float | None:
     *parts, fraction = found.groups()
     year, month, day, hour, minute, second = map(int, parts)
     return timegm((year, month, day, hour, minute, second)) + float(fraction or 0)
+
+
+def ranges_of(body: bytes) -> list[tuple[int, int]]:
+    """Return what a list of written ranges names, joined: each first byte, and the one after the last."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted((int(first), int(last) + 1) for first, last in _RANGE.findall(body)):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _thorough(body: bytes) -> Entries:

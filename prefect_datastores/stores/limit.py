@@ -14,6 +14,7 @@ from functools import cache
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.stores.base import Capabilities, ObjectStore
 from prefect_datastores.stores.decorated import DecoratedStore, Result
+from prefect_datastores.stores.requests import beyond
 
 Clock = Callable[[], float]
 
@@ -121,5 +122,7 @@ class LimitedStore(DecoratedStore):
     def _around(
         self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
     ) -> Result:
-        self._allowance.wait(int(asks), size, self._sleep)
-        return request()
+        expected = int(asks)
+        self._allowance.wait(expected, size, self._sleep)
+        with beyond(expected, lambda: self._allowance.wait(1, 0, self._sleep)):
+            return request()

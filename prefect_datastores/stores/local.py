@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from prefect_datastores.errors import (
@@ -268,8 +268,14 @@ class LocalStore(NoProperties):
 class _LocalWriting:
     token = ""  # a part file is gone with its writer
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        return {}
+    def make_ready(self) -> None:
+        pass
+
+    def token_after(self, token: str) -> str:
+        return token
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        return ()
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         raise NotImplementedError
@@ -312,5 +318,5 @@ class _LocalWriting:
             self.abort()
             raise ObjectExists(f"{self._store.url}/{self._name} was written by somebody else.")
 
-    def abort(self) -> None:
+    def abort(self, *, keep: bool = False) -> None:
         self._part.discard()

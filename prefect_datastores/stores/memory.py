@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from prefect_datastores.errors import (
@@ -176,8 +176,14 @@ class MemoryStore(NoFolders, NoProperties):
 class _MemoryWriting:
     token = ""  # parts are gone with their writer
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        return {}
+    def make_ready(self) -> None:
+        pass
+
+    def token_after(self, token: str) -> str:
+        return token
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        return ()
 
     def keep_part(self, index: int, length: int, token: str) -> None:
         raise NotImplementedError
@@ -219,5 +225,5 @@ class _MemoryWriting:
     def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
         return Later(lambda: self.commit(digest))
 
-    def abort(self) -> None:
+    def abort(self, *, keep: bool = False) -> None:
         self._parts.clear()

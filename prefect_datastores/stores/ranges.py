@@ -75,6 +75,10 @@ class Reading:
         """Whether it was sent."""
         return self._asked.is_under_way
 
+    def go_on(self) -> bool:
+        """Tell that nothing follows."""
+        return False
+
     def finish(self) -> bytes | None:
         """Fill the buffer; return the MD5 of the whole object where the service told it.
 

@@ -165,9 +165,11 @@ class RetryingStore(DecoratedStore):
             def once() -> Result:
                 return next(tries)()
 
-            return self._policy.call(what, once, self._tell, since=since)
+            sent_first = since if not wrapped.went_on else None
+            return self._policy.call(what, once, self._tell, since=sent_first)
 
-        return Wrapped(pending, finish)
+        wrapped = Wrapped(pending, finish)
+        return wrapped
 
     def begin_write(
         self,
@@ -180,7 +182,10 @@ class RetryingStore(DecoratedStore):
     ) -> Writing:
         """Begin an object whose parts and commit are tried again as well."""
         writing = self._begin(name, size, replaces=replaces, if_absent=if_absent, extras=extras)
-        return _RetryingWriting(self._inner, name, size, writing, self._around, self._ahead)
+        late = self.capabilities.commits_with_content
+        return _RetryingWriting(
+            self._inner, name, size, writing, self._around, self._ahead, late=late
+        )
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one object."""
@@ -215,8 +220,10 @@ class _RetryingWriting(DecoratedWriting):
         inner: Writing,
         around: Around,
         ahead: Ahead,
+        *,
+        late: bool,
     ) -> None:
-        super().__init__(inner, size, around, ahead)
+        super().__init__(inner, size, around, ahead, late=late)
         self._store, self._name = store, name
 
     def commit(self, digest: bytes) -> ObjectInfo:

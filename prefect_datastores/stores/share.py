@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
 from prefect_datastores.stores.base import NO_EXTRAS, Capabilities, Extras, ObjectInfo, Page
 from prefect_datastores.stores.connection import Answer
-from prefect_datastores.stores.entries import entries_of, moment_of
+from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
@@ -53,6 +53,7 @@ from prefect_datastores.stores.share_writing import (
     md5_text,
 )
 from prefect_datastores.stores.signing import signer_of
+from prefect_datastores.stores.steps import Request, Result, Steps, carry_out
 from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class ShareStore:
         max_part_size=_RANGE,
         max_parts=_LARGEST // _RANGE,
         begins_ahead=True,
+        commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,
         keeps_times=True,
@@ -304,20 +306,25 @@ class ShareStore:
         """Begin a file whose length is not known yet."""
         return GrowingWriting(self, name, replaces=replaces, if_absent=if_absent)
 
-    def new_file(
-        self, size: int, content: memoryview | None = None, headers: Mapping[str, str] = _NONE
-    ) -> tuple[str, Mapping[str, str]]:
-        """Make a file in the hidden folder, of zeros or with its content; return its name, and what is told of it."""
+    def new_file(self, size: int, headers: Mapping[str, str] = _NONE) -> tuple[str, Answer]:
+        """Make a file of zeros in the hidden folder; return its name, and what is told of it."""
+        return self.carry_out(self.making(size, headers))
+
+    def making(
+        self, size: int, headers: Mapping[str, str] = _NONE, content: memoryview | None = None
+    ) -> Steps[tuple[str, Answer]]:
+        """Make a file in the hidden folder, of zeros or with its content, whose MD5 is in the headers then."""
         self.unfinished.sweep()
         name = self.unfinished.new_name()
         given = {"x-ms-type": "file", "x-ms-content-length": str(size), **headers}
         if content:
-            given["Content-MD5"] = md5_text(hashlib.md5(content, usedforsecurity=False).digest())
+            given["Content-MD5"] = headers["x-ms-content-md5"]
+        answer = yield from self._in_folder(name, ("PUT", name, (), given, content or b""))
+        return name, answer
 
-        def make() -> Answer:
-            return self.service.request("PUT", name, (), given, content or b"")
-
-        return name, self._in_folder(name, make).headers
+    def carry_out(self, steps: Steps[Result]) -> Result:
+        """Make all the requests, and return what comes of them."""
+        return carry_out(self.service, steps)
 
     def write_range(self, name: str, offset: int, data: memoryview) -> None:
         """Write bytes of a file that is long enough for them; they are checked on arrival."""
@@ -328,12 +335,22 @@ class ShareStore:
         }
         self.service.request("PUT", name, (("comp", "range"),), headers, data)
 
+    def written_ranges(self, name: str) -> tuple[int, list[tuple[int, int]]]:
+        """Return a file's length, and what was written of it: each first byte, and the one after the last."""
+        answer = self.service.request("GET", name, (("comp", "rangelist"),))
+        length = answer.headers.get("x-ms-content-length", "")
+        return int(length) if length.isdecimal() else -1, ranges_of(answer.body)
+
     def describe(self, name: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Set a file's length, moments, or what it says of itself; who names one of the last sets all.
 
         Return what is told of it then.
         """
-        return self.service.request("PUT", name, (("comp", "properties"),), headers).headers
+        return self.service.request(*self.describing(name, headers)).headers
+
+    def describing(self, name: str, headers: Mapping[str, str]) -> Request:
+        """Return the request that `describe` makes."""
+        return "PUT", name, (("comp", "properties"),), headers
 
     def copy(self, source: str, to: str) -> str:
         """Have the service copy a file of the account, by its signed address; return the copy's id.
@@ -344,7 +361,7 @@ class ShareStore:
         headers = {"x-ms-copy-source": source}
         if self._dots:
             headers["x-ms-source-allow-trailing-dot"] = "true"
-        self._in_folder(to, lambda: self.service.request("PUT", to, (), headers))
+        self.carry_out(self._in_folder(to, ("PUT", to, (), headers)))
         pause = 0.05
         while (told := self.stat(to)).get("x-ms-copy-status") == "pending":
             time.sleep(pause)
@@ -377,6 +394,20 @@ class ShareStore:
             ObjectExists: something stands at `to`, and is not to be replaced.
             PlaceTaken: a folder stands where a file is to be, or a file where a folder is needed.
         """
+        return self.carry_out(
+            self.renaming(name, to, replace=replace, is_folder=is_folder, given=given)
+        )
+
+    def renaming(
+        self,
+        name: str,
+        to: str,
+        *,
+        replace: bool = False,
+        is_folder: bool = False,
+        given: Mapping[str, str] = _NONE,
+    ) -> Steps[Answer]:
+        """Do what `rename` does, by steps."""
         query = (*(_DIRECTORY if is_folder else ()), ("comp", "rename"))
         headers = {
             "x-ms-file-rename-source": self.service.signed_url(name),
@@ -385,17 +416,17 @@ class ShareStore:
         }
         if self._dots:
             headers["x-ms-source-allow-trailing-dot"] = "true"
-        return self._in_folder(to, lambda: self.service.request("PUT", to, query, headers))
+        return (yield from self._in_folder(to, ("PUT", to, query, headers)))
 
-    def _in_folder(self, name: str, request: Callable[[], Answer]) -> Answer:
+    def _in_folder(self, name: str, request: Request) -> Steps[Answer]:
         """Make a request that needs the folders above a name, and make them where they are missing."""
         try:
-            return request()
+            return (yield request)
         except FolderMissing:
             for folder in reversed(list(parents(name))):
                 with contextlib.suppress(ObjectExists):
-                    self.service.request("PUT", folder, _DIRECTORY)
-            return request()
+                    yield "PUT", folder, _DIRECTORY
+            return (yield request)
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one file."""
@@ -442,14 +473,11 @@ class ShareStore:
             ObjectExists: a file or folder of that name is there.
             FolderMissing: the folder above it is missing, or is a file.
         """
-
-        def make() -> Answer:
-            return self.service.request("PUT", name, _DIRECTORY)
-
+        request = ("PUT", name, _DIRECTORY)
         if with_parents:
-            self._in_folder(name, make)
+            self.carry_out(self._in_folder(name, request))
         else:
-            make()
+            self.service.request(*request)
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove a folder.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
+    AccessError,
     DatastoreError,
     FolderMissing,
     IntegrityError,
@@ -21,22 +22,36 @@ from prefect_datastores.errors import (
     TransferError,
 )
 from prefect_datastores.names import ObjectName
-from prefect_datastores.stores.base import NO_EXTRAS, Extras, Later, ObjectInfo
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Extras,
+    Later,
+    ObjectInfo,
+    Pending,
+    part_size,
+)
+from prefect_datastores.stores.decorated import Result
 from prefect_datastores.stores.share_properties import CHANGED, WRITTEN, moment_text, same_headers
+from prefect_datastores.stores.steps import Steps, Stepwise
+from prefect_datastores.stores.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
     from prefect_datastores.stores.share import ShareStore
 
 _NOTED = "x-ms-meta-pds_md5_written"
 _NOTED_CHANGE = "x-ms-meta-pds_md5_changed"
+_TOKEN = re.compile(r"([0-9a-f]{24})\.([0-9A-Za-z-]+)")  # a name in the hidden folder, and an id
 _FIRST_ROOM = 64 * 2**20
 _MOST_ROOM = 2**30  # what is never written of a file costs nothing, but a share has a quota
 
 
 class ShareWriting:
-    """A file in the hidden folder, until it gets its name."""
+    """A file in the hidden folder, until it gets its name.
 
-    token = ""
+    It outlives its process, and is taken over by a rename to another hidden name, which one alone
+    can do. From then on whatever the writer before still asks for finds nothing, and nothing that
+    was written down of the old name counts. An id tells it from any other file of that name.
+    """
 
     def __init__(
         self,
@@ -51,73 +66,176 @@ class ShareWriting:
         self._store, self._name, self._size = store, name, size
         self._replaces, self._if_absent = replaces, if_absent
         self._file: tuple[str, str] | None = None
+        self._to_be = store.unfinished.new_name()  # of one that is taken over
+        self._begun: frozenset[int] = frozenset()
+        self._only_part: memoryview | None = None
         self._making = threading.Lock()
         self._written: dict[int, int] = {}
         self._is_described = self._renamed = False
         self._last_write = ""
 
-    def kept_parts(self) -> Mapping[tuple[str, int], int]:
-        """Return none: a range that was written is not told from one that was begun."""
-        return {}
+    @property
+    def token(self) -> str:
+        """The name and id of the hidden file; "" before it is made, and where no id was told."""
+        return _token(*self._file) if self._file is not None else ""
+
+    def make_ready(self) -> None:
+        """Make the file."""
+        self._make()
+
+    def token_after(self, token: str) -> str:
+        """Return the name that the file gets here, and its id."""
+        found = _TOKEN.fullmatch(token)
+        return _token(self._to_be, found[2]) if found else ""
+
+    def take_over(self, token: str, parts: Mapping[int, int]) -> Collection[int]:
+        """Go on with the hidden file of an earlier writing: with all that it is said to have, or none of it."""
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            return ()
+        name, file_id = f"{UNFINISHED}/{found[1]}", found[2]
+        if self._file is not None:
+            self._store.delete_unfinished(name)
+            return ()
+        if not self._is_taken(name, file_id):
+            return ()
+        if not self._holds(parts):
+            self._store.delete_unfinished(self._to_be)
+            return ()
+        self._file, self._begun = (self._to_be, file_id), frozenset(parts)
+        return self._begun
+
+    def _is_taken(self, name: str, file_id: str) -> bool:
+        """Give the file of an earlier writing another name; tell whether it is there, and that file."""
+        try:
+            told = self._store.rename(name, self._to_be).headers
+        except (ObjectNotFound, ObjectExists):  # or a try before was done, and its answer lost
+            return self._standing(self._to_be, file_id) is not None
+        except ServiceBusy:
+            raise
+        except TransferError:  # leased, or held open by an SMB client
+            return False
+        if told.get("x-ms-file-id") != file_id:
+            self._store.delete_unfinished(self._to_be)
+            return False
+        return True
+
+    def _holds(self, parts: Mapping[int, int]) -> bool:
+        """Tell whether the file has its length, and each of the parts was written."""
+        step = part_size(self._store.capabilities, self._size)
+        try:
+            length, ranges = self._store.written_ranges(self._to_be)
+        except AccessError:  # one that may only write cannot tell
+            return False
+        spans = [(index * step, index * step + parts[index]) for index in parts]
+        return length == self._size and all(
+            any(start <= first and last <= end for start, end in ranges) for first, last in spans
+        )
 
     def keep_part(self, index: int, length: int, token: str) -> None:
-        """Refuse: there are no kept parts."""
-        raise NotImplementedError
+        """Take a kept part for part `index`."""
+        self._written[index] = length
 
     def write_part(self, index: int, offset: int, data: memoryview) -> None:
-        """Store one part; the only one makes the file."""
-        if len(data) == self._size:
-            self._make(data, hashlib.md5(data, usedforsecurity=False).digest())
+        """Store one part; the only one is sent with the commit.
+
+        Raises:
+            PartLost: it would be written over one of an earlier writing that had another content.
+        """
+        if index in self._begun:
+            # A journal says what is there now: it would be wrong, if this one were killed.
+            raise PartLost(
+                f"{self._store.url}/{self._name} was begun with another content; it is begun anew."
+            )
+        if len(data) == self._size and self._file is None:
+            self._only_part = data
         else:
-            self._store.write_range(self._make()[0], offset, data)
+            file = self._make()[0]
+            self._on_hidden(lambda: self._store.write_range(file, offset, data))
         self._written[index] = len(data)
 
-    def _make(
-        self, content: memoryview | None = None, digest: bytes | None = None
-    ) -> tuple[str, str]:
-        """Return the name and id of the file, which the first part makes; with all its content, if that is one."""
+    def _on_hidden(self, request: Callable[[], Result]) -> Result:
+        """Make a request about the hidden file.
+
+        Raises:
+            PartLost: another took it over, or removed it.
+        """
+        try:
+            return request()
+        except ObjectNotFound:
+            raise self._lost() from None
+
+    def _lost(self) -> PartLost:
+        return PartLost(f"{self._store.url}/{self._name}: the unfinished file was taken away.")
+
+    def _make(self) -> tuple[str, str]:
+        """Return the name and id of the file, which the first part makes."""
         with self._making:
-            if self._file is None or content is not None:
-                name, told = self._store.new_file(self._size, content, described(digest))
-                self._file = name, told.get("x-ms-file-id", "")
-                self._last_write = told.get(WRITTEN, "") if digest else ""
-                self._is_described = digest is not None
+            if self._file is None:
+                name, answer = self._store.new_file(self._size, described(None))
+                self._file = name, answer.headers.get("x-ms-file-id", "")
             return self._file
 
     def commit(self, digest: bytes) -> ObjectInfo:
         """Give the file its name."""
+        self._store.carry_out(self._completing(digest))
+        return self._publish(digest)
+
+    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
+        """Begin to give the file its name; what stands there is looked at right before, and so not ahead."""
+        if self._replaces is not None or self._extras.keeps_properties:
+            return Later(lambda: self.commit(digest))
+        return Stepwise(self._store.service, self._committing(digest), ahead=True)
+
+    def _committing(self, digest: bytes) -> Steps[ObjectInfo]:
+        yield from self._completing(digest)
+        return (yield from self._publishing(digest))
+
+    def _completing(self, digest: bytes) -> Steps[None]:
+        """Bring the file into the state in which it is to be seen."""
         if sum(self._written.values()) != self._size:
             raise IntegrityError(f"{self._store.url}/{self._name} was not written whole.")
-        file, file_id = self._make(digest=None if self._size else digest)
-        if not self._is_described:
-            told = self._store.describe(file, described(digest))
-            self._last_write, self._is_described = told.get(WRITTEN, ""), True
-        return self._publish(file, file_id, digest)
+        if self._is_described:
+            return
+        if self._file is None:
+            name, answer = yield from self._store.making(
+                self._size, described(digest), self._only_part
+            )
+            self._file = name, answer.headers.get("x-ms-file-id", "")
+        else:
+            try:
+                answer = yield self._store.describing(self._file[0], described(digest))
+            except ObjectNotFound:
+                raise self._lost() from None
+        self._last_write, self._is_described = answer.headers.get(WRITTEN, ""), True
 
-    def _publish(self, file: str, file_id: str, digest: bytes | None) -> ObjectInfo:
+    def _publish(self, digest: bytes | None) -> ObjectInfo:
         with self._store.changing(self._name):
-            if self._replaces is not None:
-                self._expect(self._replaces)
-            told = self._rename(file, file_id)
+            return self._store.carry_out(self._publishing(digest))
+
+    def _publishing(self, digest: bytes | None) -> Steps[ObjectInfo]:
+        if self._replaces is not None:
+            self._expect(self._replaces)
+        assert self._file is not None
+        told = yield from self._renaming(*self._file)
         return self._store.info_of(self._name, told, str(self._size), digest)
 
-    def _rename(self, file: str, file_id: str) -> Mapping[str, str]:
+    def _renaming(self, file: str, file_id: str) -> Steps[Mapping[str, str]]:
         replace, given = self._given()
         before, self._renamed = self._renamed, True
         try:
-            return self._store.rename(file, self._name, replace=replace, given=given).headers
+            answer = yield from self._store.renaming(file, self._name, replace=replace, given=given)
         except (ObjectNotFound, ObjectExists, TransferError) as error:
             if isinstance(error, ServiceBusy):
                 raise
             # One that was given a mark of being read-only is not replaced by itself.
-            ours = self._standing(file_id) if before else None
+            ours = self._standing(self._name, file_id) if before else None
             if ours is not None:
                 return ours  # the try before was done, and its answer lost
             if isinstance(error, (ObjectExists, FolderMissing, TransferError)):
                 raise
-            raise PartLost(
-                f"{self._store.url}/{self._name}: the unfinished file was taken away."
-            ) from None
+            raise self._lost() from None
+        return answer.headers
 
     def _given(self) -> tuple[bool, Mapping[str, str]]:
         """Return whether a file may be replaced, and what this one is given when it gets its name.
@@ -141,17 +259,13 @@ class ShareWriting:
             given |= {_NOTED: given[WRITTEN], _NOTED_CHANGE: given[CHANGED]}
         return replace, given
 
-    def _standing(self, file_id: str) -> Mapping[str, str] | None:
-        """Return what is told of the file at the name, where it is this one."""
+    def _standing(self, name: str, file_id: str) -> Mapping[str, str] | None:
+        """Return what is told of the file at a name, where it is this one."""
         with contextlib.suppress(ObjectNotFound):
-            headers = self._store.service.request("HEAD", self._name).headers
+            headers = self._store.service.request("HEAD", name).headers
             if file_id and headers.get("x-ms-file-id") == file_id:
                 return headers
         return None
-
-    def begin_commit(self, digest: bytes) -> Later[ObjectInfo]:
-        """Give the file its name when that is wanted."""
-        return Later(lambda: self.commit(digest))
 
     def _expect(self, etag: str) -> None:
         try:
@@ -163,9 +277,10 @@ class ShareWriting:
                 f"{self._store.url}/{self._name} was written by somebody else meanwhile; it was left as it is."
             )
 
-    def abort(self) -> None:
-        """Delete what there is of the file."""
-        if self._file is not None:
+    def abort(self, *, keep: bool = False) -> None:
+        """Delete what there is of the file, unless the next writing goes on with it."""
+        self._only_part = None
+        if self._file is not None and not keep:
             with contextlib.suppress(DatastoreError):
                 self._store.delete_unfinished(self._file[0])
 
@@ -202,8 +317,8 @@ class GrowingWriting(ShareWriting):
         with self._making:
             if self._file is None:
                 room = max(end, _FIRST_ROOM)
-                name, told = self._store.new_file(room, None, described(None))
-                self._file = name, told.get("x-ms-file-id", "")
+                name, answer = self._store.new_file(room, described(None))
+                self._file = name, answer.headers.get("x-ms-file-id", "")
                 self._room = room
             elif end > self._room:
                 room = max(end, self._room + min(self._room, _MOST_ROOM))
@@ -214,13 +329,17 @@ class GrowingWriting(ShareWriting):
     def commit(self, digest: bytes | None = None) -> ObjectInfo:
         """Make the whole visible; with no digest, one that came along with a copy is kept."""
         self._size = sum(self._written.values())
-        file, file_id = self._make()
+        file, _ = self._make()
         if not self._is_described:
             length = {"x-ms-content-length": str(self._size)}
             told = self._store.describe(file, {**described(digest), **length})
             self._last_write = told.get(WRITTEN, "") if digest else ""
             self._room, self._is_described = self._size, True
-        return self._publish(file, file_id, digest)
+        return self._publish(digest)
+
+
+def _token(name: str, file_id: str) -> str:
+    return f"{name.rpartition('/')[2]}.{file_id}" if file_id else ""
 
 
 def described(digest: bytes | None) -> dict[str, str]:

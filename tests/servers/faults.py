@@ -73,16 +73,23 @@ class Fault:
 class FaultyProxy(ThreadingHTTPServer):
     """Relays to `upstream`; `requests` is what it was asked, in order.
 
-    With `sas`, it takes any token for good and signs in to the server behind by the SAS, as one
-    has to where that knows no tokens.
+    With `signs_by`, a SAS or a whole header, it takes any token for good, and signs in to the server
+    behind by that. With `first`, the faults are that proxy's, and so is what was
+    asked: a service that has two endpoints fails as one.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, upstream: tuple[str, int], faults: tuple[Fault, ...], sas: str = "") -> None:
+    def __init__(
+        self,
+        upstream: tuple[str, int],
+        faults: tuple[Fault, ...],
+        signs_by: str = "",
+        first: "FaultyProxy | None" = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
-        self.upstream, self.sas = upstream, sas
+        self.upstream, self.signs_by, self.first = upstream, signs_by, first or self
         self.requests: list[str]
         self.to_reset: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -135,7 +142,7 @@ class _Relay(BaseHTTPRequestHandler):
     def relay(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         authorization = self.headers.get("Authorization", "")
-        fault = self.server.fault_of(f"{self.command} {self.path}", authorization)
+        fault = self.server.first.fault_of(f"{self.command} {self.path}", authorization)
         fault.meanwhile()
         if fault.action == "answer":
             self.reply(Reply(fault.status, fault.headers, fault.body))
@@ -173,19 +180,22 @@ class _Relay(BaseHTTPRequestHandler):
         self.server.to_reset.add(self.connection)
 
     # The names that the base class asks for.
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do_PATCH = relay  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = relay  # noqa: N815
 
     def ask(self, sent: bytes) -> Reply:
         # The headers go on as they came, `Host` too; the path as it was written.
-        path, unwanted = self.path, {"connection"}
-        if self.server.sas:
-            path += ("&" if "?" in path else "?") + self.server.sas
+        path, unwanted, sign_in = self.path, {"connection"}, self.server.signs_by
+        if sign_in:
             unwanted.add("authorization")
+        if sign_in and not sign_in.startswith("Bearer "):
+            path += ("&" if "?" in path else "?") + sign_in
         connection = http.client.HTTPConnection(*self.server.upstream, timeout=30)
         connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in unwanted:
                 connection.putheader(name, value)
+        if sign_in.startswith("Bearer "):
+            connection.putheader("Authorization", sign_in)
         connection.endheaders(sent)
         answer = connection.getresponse()
         body = answer.read()
@@ -209,9 +219,11 @@ class _Relay(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty(host: str, port: int, *faults: Fault, sas: str = "") -> Iterator[FaultyProxy]:
+def faulty(
+    host: str, port: int, *faults: Fault, signs_by: str = "", first: FaultyProxy | None = None
+) -> Iterator[FaultyProxy]:
     """Run a proxy in front of a server."""
-    with FaultyProxy((host, port), faults, sas) as proxy:
+    with FaultyProxy((host, port), faults, signs_by, first) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -77,9 +77,9 @@ def start(script: str, folder: Path, *more: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> dict[str, Any]:
+def finish(process: "subprocess.Popen[str]", timeout: float = 60) -> dict[str, Any]:
     """Return what the script told; a script that fails fails the test with its traceback."""
-    told, complaint = process.communicate(timeout=60)
+    told, complaint = process.communicate(timeout=timeout)
     assert process.returncode == 0, complaint
     return json.loads(told)
 
@@ -97,9 +97,9 @@ def run_together(script: str, folder: Path, *arguments: tuple[str, ...]) -> list
     return [finish(process) for process in processes]
 
 
-def run(script: str, folder: Path, *more: str) -> dict[str, Any]:
+def run(script: str, folder: Path, *more: str, timeout: float = 60) -> dict[str, Any]:
     """Run a script to its end."""
-    return finish(start(script, folder, *more))
+    return finish(start(script, folder, *more), timeout)
 
 
 def run_until_killed(script: str, folder: Path) -> None:
