@@ -294,7 +294,8 @@ class RemotePlace(Place):
 
     def destroy(self) -> None:
         """Remove the container itself."""
-        self.service.request("DELETE", query=(("restype", self.resource),))
+        headers = {"x-ms-delete-snapshots": "include"} if self.resource == "share" else {}
+        self.service.request("DELETE", query=(("restype", self.resource),), headers=headers)
 
     def remove(self) -> None:
         with suppress(ContainerNotFound):

@@ -338,9 +338,11 @@ def test_a_service_that_is_busy_is_waited_for_with_many_under_way(
     source = make_tree(tmp_path / "source", MANY)
     pauses: list[float] = []
     policy = RetryPolicy(sleep=pauses.append, jitter=lambda: 0.0)
-    # Those that are under way together are one pause; else each of them is one of the eight.
-    together = 20 if remote.store.capabilities.commits_ahead else 7
-    with remote.through(Fault(r"PUT \S+/2\d\d", "answer", times=together, status=503)) as seen:
+    # Those that are under way together are one pause; what is asked for after another answer is not
+    # under way together, and each is one of the eight.
+    together = 20 if remote.store.capabilities.commits_with_content else 7
+    busy = Fault(r"PUT \S+/2\d\d(\?|$)", "answer", times=together, status=503)
+    with remote.through(busy) as seen:
         store = patient(seen.bare, policy)
         sent = attempt(lambda: upload(store, folder_source(source), "", "replace"))
         check(sent, {}, MANY, stored(remote.store))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import TRIES, attempt, check, threads_left, through
+from oracle import attempt, check, threads_left
+from places import TRIES, SharePlace
 from servers.azure_files import AzureFiles
 from servers.faults import Fault, faulty
 from small_stores import SmallShareStore, make_tree
@@ -82,8 +83,7 @@ def test_many_are_under_way_and_all_of_them_are_stored(
 @pytest.mark.parametrize("what", ["unfinished/[0-9a-f]+$", "/003.comp=rename"])
 @pytest.mark.parametrize("fault", [*WRITING])
 def test_a_fault_of_either_request_is_got_over_or_told(
-    azure_files: AzureFiles,
-    share: str,
+    share_place: SharePlace,
     share_store: SmallShareStore,
     tmp_path: Path,
     what: str,
@@ -91,7 +91,7 @@ def test_a_fault_of_either_request_is_got_over_or_told(
 ) -> None:
     source = folder_source(make_tree(tmp_path / "source", FEW))
     named = WRITING[fault]
-    with through(azure_files, share, stall=0.5, kind=SmallShareStore) as seen:
+    with share_place.through(stall=0.5) as seen:
         upload(seen.store, source, "first", "replace")  # connections are there now
         for times in (None, 1):
             for key in stored(share_store):
@@ -113,12 +113,12 @@ def test_a_fault_of_either_request_is_got_over_or_told(
 
 
 def test_those_whose_name_is_lost_or_taken_are_told_right(
-    azure_files: AzureFiles, share: str, share_store: SmallShareStore, tmp_path: Path
+    share_place: SharePlace, share_store: SmallShareStore, tmp_path: Path
 ) -> None:
     source = folder_source(make_tree(tmp_path / "source", FEW))
     theirs = b"theirs"
     rename = r"PUT \S+/{}\?comp=rename"
-    with through(azure_files, share, kind=SmallShareStore) as seen:
+    with share_place.through() as seen:
         upload(seen.store, source, "first", "replace")
         seen.proxy.fail_by(
             Fault(rename.format("003"), "lose"),
@@ -134,7 +134,7 @@ def test_those_whose_name_is_lost_or_taken_are_told_right(
 
 
 def test_one_that_is_taken_away_between_its_requests_is_sent_again(
-    azure_files: AzureFiles, share: str, share_store: SmallShareStore, tmp_path: Path
+    share_place: SharePlace, share_store: SmallShareStore, tmp_path: Path
 ) -> None:
     source = folder_source(make_tree(tmp_path / "source", FEW))
 
@@ -142,7 +142,7 @@ def test_one_that_is_taken_away_between_its_requests_is_sent_again(
         for name in hidden(share_store):
             share_store.delete_unfinished(name)
 
-    with through(azure_files, share, kind=SmallShareStore) as seen:
+    with share_place.through() as seen:
         upload(seen.store, source, "first", "replace")
         seen.proxy.fail_by(Fault("comp=rename", "pass", meanwhile=rob))
         outcome = attempt(lambda: upload(seen.store, source, "", "replace"))
@@ -172,12 +172,12 @@ def test_a_service_that_is_busy_is_waited_for_with_many_under_way(
 
 
 def test_a_cancel_leaves_whole_files_and_no_thread(
-    azure_files: AzureFiles, share: str, share_store: SmallShareStore, tmp_path: Path
+    share_place: SharePlace, share_store: SmallShareStore, tmp_path: Path
 ) -> None:
     source = folder_source(make_tree(tmp_path / "source", MANY))
     for what in ("unfinished/[0-9a-f]+$", "comp=rename"):
         stop = Cancellation()
-        with through(azure_files, share, kind=SmallShareStore) as seen:
+        with share_place.through() as seen:
             seen.proxy.fail_by(Fault(what, "pass", skip=60, meanwhile=stop.cancel))
             outcome = attempt(
                 lambda stop=stop: upload(

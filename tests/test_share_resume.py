@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from oracle import through
+from places import SharePlace
 from servers import sandbox
 from servers.azure_files import AzureFiles
 from servers.faults import Fault
@@ -88,9 +88,9 @@ def test_it_may_break_again_and_again(share_store: SmallShareStore, send: Send) 
 
 @pytest.mark.parametrize("what", ["comp=properties", "models.*comp=rename"])
 def test_one_that_was_whole_and_had_no_name_gets_it(
-    azure_files: AzureFiles, share: str, share_store: SmallShareStore, send: Send, what: str
+    share_place: SharePlace, share_store: SmallShareStore, send: Send, what: str
 ) -> None:
-    with through(azure_files, share, kind=SmallShareStore) as seen:
+    with share_place.through() as seen:
         seen.proxy.fail_by(Fault(what, "drop", times=None))
         with pytest.raises(StageFailed):
             send(seen.store)
@@ -245,9 +245,9 @@ def test_one_whose_hidden_file_is_taken_away_begins_again(
 
 
 def test_a_taking_over_whose_answer_is_lost_is_recognised(
-    azure_files: AzureFiles, share: str, share_store: SmallShareStore, send: Send
+    share_place: SharePlace, share_store: SmallShareStore, send: Send
 ) -> None:
-    with through(azure_files, share, kind=SmallShareStore) as seen:
+    with share_place.through() as seen:
         wrote = interrupted(send, seen.store)
         seen.proxy.fail_by(Fault("comp=rename", "lose", times=1))
         assert wrote + finished(send, seen.store) == PARTS
@@ -259,15 +259,14 @@ def test_a_taking_over_whose_answer_is_lost_is_recognised(
 @pytest.mark.parametrize("what", ["PUT .*unfinished.*comp=rename", "comp=rangelist", "HEAD .*unf"])
 @pytest.mark.parametrize("fault", [name for name in WRITING if name != "damaged on its way"])
 def test_a_fault_while_it_is_taken_over_is_got_over_or_costs_the_taking_over(
-    azure_files: AzureFiles,
-    share: str,
+    share_place: SharePlace,
     share_store: SmallShareStore,
     send: Send,
     what: str,
     fault: str,
 ) -> None:
     named = WRITING[fault]
-    with through(azure_files, share, stall=0.5, kind=SmallShareStore) as seen:
+    with share_place.through(stall=0.5) as seen:
         for times in (None, 1):
             for name in hidden(share_store):
                 share_store.delete_unfinished(name)
