@@ -22,7 +22,7 @@ install = \
     || $(BIN)/python -m pip install -q --compile -e '$(1)' -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ui test lint types azurite browser constraints clean
+.PHONY: help venv demo ui test lint types azurite browser fuse constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ ui: $(VENV)/.demo-stamp ## Run the demo with Prefect's pages
 
 venv: $(VENV)/.dev-stamp ## Make .venv with all that development needs
 
-test: venv azurite browser lint types ## Check the style and the types, and run all tests
+test: venv azurite browser fuse lint types ## Check the style and the types, and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: venv ## Check the style
@@ -51,6 +51,9 @@ azurite: venv ## Build the tests' blob server, with Node or without
 browser: ## Install Chromium for the tests where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 	    || { $(call apt_install,chromium fonts-liberation); }
+
+fuse: ## Install what mounts for users without rights, where there is none
+	@command -v fusermount3 || { $(call apt_install,fuse3); }
 
 constraints: | $(BIN)/python ## Remake constraints.txt with today's versions
 	$(BIN)/python -m venv .tools/uv

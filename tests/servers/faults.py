@@ -87,8 +87,9 @@ class FaultyProxy(ThreadingHTTPServer):
         faults: tuple[Fault, ...],
         signs_by: str = "",
         first: "FaultyProxy | None" = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Relay)
+        super().__init__(("127.0.0.1", port), _Relay)
         self.upstream, self.signs_by, self.first = upstream, signs_by, first or self
         self.requests: list[str]
         self.to_reset: set[socket.socket] = set()
