@@ -67,9 +67,9 @@ class Pattern:
 class FolderPattern:
     """The small files of one folder that were opened: who opens some will most likely open the rest."""
 
-    def __init__(self, names: list[str]) -> None:
-        """Begin; the names are in the order of the listing."""
-        self._names = names
+    def __init__(self, names: list[str], usual: int = 0) -> None:
+        """Begin; the names are in the order of the listing, and the files of the `usual` length or so."""
+        self._names, self.usual = names, usual
         self._place = {name: place for place, name in enumerate(names)}
         self._opened = 0
         self._said: set[int] = set()

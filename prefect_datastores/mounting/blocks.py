@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK = 512 * 2**10
 _FORMAT = 1
+_INDEX_SECONDS = 10.0
 _ABSENT, _THERE, _SEEN = 0, 1, 2
 """Nothing; what an earlier mount left; what this one wrote, or compared with its checksum."""
 
@@ -34,6 +36,7 @@ class Blocks(Evictable):
         self._lock = threading.Lock()
         self._left = self.count
         self._written: int | None = None
+        self._indexed = 0.0
         self.pins = 0
         """How many have the file itself, so that none of it may go."""
         self.fd = -1
@@ -189,10 +192,12 @@ class Blocks(Evictable):
         with contextlib.suppress(OSError):  # then it stays on the disk until the version goes
             punch(self.fd, block * BLOCK, self._length(block))
 
-    def write_index(self) -> None:
-        """Write down what is here, for the next mount."""
-        if self._index is None:
+    def write_index(self, *, seldom: bool = False) -> None:
+        """Write down what is here, for the next mount; not again at once where `seldom` is said."""
+        now = time.monotonic()
+        if self._index is None or (seldom and now - self._indexed < _INDEX_SECONDS):
             return
+        self._indexed = now
         with self._lock:
             head = json.dumps({"format": _FORMAT, "size": self.size, "block": BLOCK}).encode()
             body = head + b"\n" + bytes(self._state) + self._sums.tobytes()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("prefect_datastores.mounting")
 _STREAMS, _SMALL_STREAMS, _SMALL_AHEAD, _PIPELINE = 16, 4, 4, 32
 _RANGE = 4 * 2**20
+_AHEAD_BYTES, _FEW = 32 * 2**20, 8
+"""How much of small objects is fetched ahead at once."""
 _LOOSE = 64 * 2**20
 """Bytes of large objects in memory where the disk has no room."""
 
@@ -52,8 +54,6 @@ class Version:
         self.users = 0
         self.lock = threading.Lock()
         self.under_way: dict[int, list[_Waiting]] = {}
-        self.fault: DatastoreError | None = None
-        self.touched = bytearray(blocks.count)
 
 
 @dataclass(eq=False)
@@ -84,6 +84,7 @@ class _Small:
     info: ObjectInfo
     key: bytes
     answers: list[Answer] = field(default_factory=list)
+    was_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Contents:
         with self._lock:
             version.users -= 1
         if not version.users:
-            version.blocks.write_index()
+            version.blocks.write_index(seldom=True)
 
     def prefetch(self, infos: Sequence[ObjectInfo]) -> None:
         """Fetch small objects before they are asked for."""
@@ -146,10 +147,10 @@ class Contents:
             if 0 < info.size <= SMALL:
                 self._want_small(info, None)
 
-    @property
-    def is_idle_enough(self) -> bool:
-        """Whether more may be fetched ahead."""
-        return len(self._small_under_way) < _SMALL_AHEAD * _PIPELINE
+    def may_prefetch(self, size: int) -> int:
+        """Return how many small objects of about that size may be fetched ahead now."""
+        most = min(_SMALL_AHEAD * _PIPELINE, max(_FEW, _AHEAD_BYTES // max(1, size)))
+        return max(0, most - len(self._small_under_way))
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -199,9 +200,7 @@ class Contents:
         self, opened: Opened, version: Version, offset: int, size: int, answer: Answer
     ) -> None:
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
-        for block in range(first, last + 1):
-            version.touched[block] = 1
-        content = None if version.fault else version.blocks.read(offset, size)
+        content = version.blocks.read(offset, size)
         if content is None:
             self._wait_for(version, _Waiting(offset, size, self._counted(answer)), first, last)
         self._ahead(version, opened.pattern.wanted(offset, size))
@@ -224,39 +223,32 @@ class Contents:
         """Have the blocks that a read lacks fetched, each once for all who lack it."""
         lacking: list[int] = []
         with version.lock:
-            fault = version.fault
-            if fault is None:
-                for block in range(first, last + 1):
-                    loose = self._loose.get((version.key, block))
-                    if loose is not None:
-                        waiting.found[block] = loose
-                        continue
-                    # What is here is fetched again where the checksum said no, which `has` knows.
-                    waiters = version.under_way.get(block)
-                    if waiters is None and version.blocks.has(block):
-                        found = version.blocks.read(block * BLOCK, BLOCK)
-                        if found is not None:
-                            waiting.found[block] = found
-                            continue
-                    waiting.lacks.add(block)
-                    if waiters is None:
-                        version.under_way[block] = [waiting]
-                        lacking.append(block)
-                    else:
-                        waiters.append(waiting)
+            for block in range(first, last + 1):
+                found = self._found(version, block)
+                if found is not None:
+                    waiting.found[block] = found
+                    continue
+                waiting.lacks.add(block)
+                if block not in version.under_way:
+                    version.under_way[block] = []
+                    lacking.append(block)
+                version.under_way[block].append(waiting)
             done = not waiting.lacks
-        if fault is not None:
-            waiting.answer(fault)
-        elif done:
+        if done:
             waiting.answer(_joined(waiting))
         for begin, count in _runs(lacking):
             self._ranges.put(_Range(version, begin, count))
 
+    def _found(self, version: Version, block: int) -> memoryview | None:
+        """Return a block that is here, and what it was; None where it has to be fetched."""
+        loose = self._loose.get((version.key, block))
+        if loose is not None or block in version.under_way:
+            return loose
+        return version.blocks.read(block * BLOCK, BLOCK)
+
     def _ahead(self, version: Version, spans: Sequence[Span]) -> None:
         for begin, end in spans:
             with version.lock:
-                if version.fault is not None:
-                    return
                 blocks = [
                     block
                     for block in range(begin // BLOCK, -(-end // BLOCK))
@@ -367,6 +359,10 @@ class Contents:
             answer(content)
 
     def _small_failed(self, job: _Small, fault: DatastoreError) -> None:
+        if isinstance(fault, IntegrityError) and not job.was_damaged:
+            job.was_damaged = True  # on its way, perhaps
+            self._small.put(job)
+            return
         self._statistics.failed()
         for answer in self._settled(job):
             answer(fault)

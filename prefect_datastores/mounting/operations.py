@@ -11,8 +11,6 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from prefect_datastores.errors import (
     AccessError,
@@ -26,11 +24,10 @@ from prefect_datastores.mounting.contents import Answer, Contents, Opened
 from prefect_datastores.mounting.kernel import FOREVER, Attributes
 from prefect_datastores.mounting.smalls import SMALL
 from prefect_datastores.mounting.statistics import Statistics
-from prefect_datastores.mounting.tree import Listing, Node, Tree
+from prefect_datastores.mounting.tree import LONGEST, Listing, Node, Tree
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _FILE, _FOLDER = stat.S_IFREG | 0o444, stat.S_IFDIR | 0o555
-_AT_ONCE = 128  # small files that are fetched ahead of a reader
 _LOG_SECONDS = 10.0
 
 
@@ -40,14 +37,6 @@ class Refused(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(os.strerror(number))
         self.number = number
-
-
-@dataclass(frozen=True)
-class Line:
-    """One name in a folder."""
-
-    name: str
-    is_folder: bool
 
 
 class Operations:
@@ -80,9 +69,15 @@ class Operations:
             return None
         if not folder.is_folder:
             raise Refused(errno.ENOTDIR)
+        if len(name) > LONGEST:
+            raise Refused(errno.ENAMETOOLONG)
         with self._told(f"look up {shown!r}"):
             node = self._tree.look_up(folder, shown)
         return self.attributes(node) if node is not None else None
+
+    def is_ready(self, folder: int) -> bool:
+        """Tell whether a folder can be looked into at once."""
+        return self._tree.is_ready(self._node(folder))
 
     def forget(self, node: int, lookups: int) -> None:
         """Take note that lookups were given back."""
@@ -163,9 +158,8 @@ class Operations:
         with self._lock:
             pattern = self._folders.get(folder.id)
             if pattern is None:
-                small = [name for name, info in listing.items() if info and 0 < info.size <= SMALL]
-                pattern = self._folders[folder.id] = FolderPattern(small)
-            wanted = pattern.wanted(node.name, _AT_ONCE if self._contents.is_idle_enough else 0)
+                pattern = self._folders[folder.id] = _pattern_of(listing)
+            wanted = pattern.wanted(node.name, self._contents.may_prefetch(pattern.usual))
         self._contents.prefetch([info for name in wanted if (info := listing.get(name))])
 
     def read(self, handle: int, offset: int, size: int, answer: Answer) -> None:
@@ -200,6 +194,11 @@ class Operations:
         _log.error("%s: %s", errno.errorcode[number], text)
 
 
+def _pattern_of(listing: Listing) -> FolderPattern:
+    small = {name: info.size for name, info in listing.items() if info and 0 < info.size <= SMALL}
+    return FolderPattern(list(small), sum(small.values()) // max(1, len(small)))
+
+
 class _Told:
     """Tells a program the errno of what failed."""
 
@@ -220,6 +219,3 @@ def _errno_of(error: DatastoreError) -> int:
     if isinstance(error, AccessError):
         return errno.EACCES
     return errno.EINTR if isinstance(error, TransferCancelled) else errno.EIO
-
-
-Asked = Callable[[], Iterator[bytes]]

@@ -24,7 +24,7 @@ class Queue(Generic[Job]):
         """Add a job."""
         with self._changed:
             (self._ahead if ahead else self._waited_for).append(job)
-            self._changed.notify()
+            self._changed.notify_all()  # some take only what is waited for
 
     def hurry(self, job: Job) -> None:
         """Have a job done now that was to be done ahead, unless somebody has begun with it."""
@@ -34,7 +34,7 @@ class Queue(Generic[Job]):
             except ValueError:
                 return
             self._waited_for.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self, *, wait: bool = True, only_waited_for: bool = False) -> Job | None:
         """Return the next job; None when there is none and nobody is to wait, or all is over."""

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from prefect_datastores.errors import DatastoreError
@@ -20,6 +21,7 @@ from prefect_datastores.mounting.tree import Listing, Node
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _THREADS = 2
+_SLOW_THREADS = 16
 _BACKGROUND = 64
 _STACK_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH: the cache may itself lie on an overlay
 _WANTED = (
@@ -32,6 +34,7 @@ _WANTED = (
     | kernel.EXPLICIT_INVAL_DATA
     | kernel.INIT_EXT
 )
+_LOOKING = {kernel.LOOKUP, kernel.OPENDIR}
 _UNANSWERED = {kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT}
 _CHANGES = {
     *(kernel.SETATTR, kernel.SYMLINK, kernel.MKNOD, kernel.MKDIR, kernel.UNLINK, kernel.RMDIR),
@@ -47,8 +50,9 @@ class Session:
         """Take the descriptor of a mount that nobody serves yet."""
         self._fd, self._operations = fd, operations
         self._lock = threading.Lock()
-        self._open: dict[int, None] = {}
         self._waiting: set[int] = set()
+        self._interrupted: set[int] = set()
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="pds-mount-look")
         self._listings: dict[int, tuple[Listing, list[str]]] = {}
         self._backing: dict[int, _Backing] = {}
         self._plain: dict[int, int] = {}
@@ -84,6 +88,7 @@ class Session:
         self._serve()
         for thread in threads:
             thread.join()
+        self._slow.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
         """Agree with the kernel on how the two talk."""
@@ -109,11 +114,12 @@ class Session:
     def _serve(self) -> None:
         buffer = memoryview(bytearray(kernel.LARGEST_READ + 4096))
         while (request := self._next_request(buffer)) is not None:
-            self._answer_or_refuse(request)
+            self._told(request, self._dispatch)
 
-    def _answer_or_refuse(self, request: Request) -> None:
+    def _told(self, request: Request, answer: Callable[[Request], None]) -> None:
+        """Answer, or say what is wrong."""
         try:
-            self._dispatch(request)
+            answer(request)
         except Refused as refused:
             self._refuse(request, refused.number)
         except Exception:  # noqa: BLE001 - a program that waits for ever is worse than one that is told
@@ -135,11 +141,21 @@ class Session:
     def _dispatch(self, request: Request) -> None:
         answer = self._answers.get(request.opcode)
         if answer is not None:
-            answer(request)
+            if request.opcode in _LOOKING and not self._operations.is_ready(request.node):
+                self._later(request, answer)  # so that nobody else waits for the service
+            else:
+                answer(request)
         elif request.opcode in _UNANSWERED:
             self._take_note(request)
         else:
             raise Refused(errno.EROFS if request.opcode in _CHANGES else errno.ENOSYS)
+
+    def _later(self, request: Request, answer: Callable[[Request], None]) -> None:
+        """Answer in another thread; who asked may be interrupted meanwhile."""
+        with self._lock:
+            self._waiting.add(request.unique)
+        kept = request._replace(body=memoryview(bytes(request.body)))
+        self._slow.submit(self._told, kept, answer)
 
     def _take_note(self, request: Request) -> None:
         if request.opcode == kernel.INTERRUPT:
@@ -152,11 +168,24 @@ class Session:
         self._write(request.unique, *parts)
 
     def _write(self, unique: int, *parts: bytes | memoryview) -> None:
+        if not self._is_wanted(unique):
+            return
         head = kernel.reply(unique, sum(map(len, parts)))
         with contextlib.suppress(OSError):  # nobody waits any more
             os.writev(self._fd, [head, *parts])
 
+    def _is_wanted(self, unique: int) -> bool:
+        """Tell whether somebody waits for the answer still, and take note that it comes."""
+        with self._lock:
+            if unique in self._interrupted:
+                self._interrupted.discard(unique)
+                return False
+            self._waiting.discard(unique)
+            return True
+
     def _refuse(self, request: Request, number: int) -> None:
+        if not self._is_wanted(request.unique):
+            return
         with contextlib.suppress(OSError):
             os.write(self._fd, kernel.reply(request.unique, error=number))
 
@@ -283,23 +312,12 @@ class Session:
             self._waiting.add(unique)
 
         def answer(content: memoryview | bytes | DatastoreError) -> None:
-            with self._lock:
-                if unique not in self._waiting:
-                    return  # it was interrupted
-                self._waiting.discard(unique)
             if isinstance(content, DatastoreError):
-                number = self._operations.errno_of(content, "read")
-                with contextlib.suppress(OSError):
-                    os.write(self._fd, kernel.reply(unique, error=number))
+                self._refuse(request, self._operations.errno_of(content, "read"))
             else:
                 self._write(unique, content)
 
-        try:
-            self._operations.read(asked.handle, asked.offset, asked.size, answer)
-        except BaseException:
-            with self._lock:
-                self._waiting.discard(unique)
-            raise
+        self._operations.read(asked.handle, asked.offset, asked.size, answer)
 
     def _interrupt(self, unique: int) -> None:
         """Let a reader go that was interrupted: what it asked for is fetched for others all the same."""
@@ -307,6 +325,7 @@ class Session:
             if unique not in self._waiting:
                 return
             self._waiting.discard(unique)
+            self._interrupted.add(unique)
         with contextlib.suppress(OSError):
             os.write(self._fd, kernel.reply(unique, error=errno.EINTR))
 

@@ -15,11 +15,12 @@ import zlib
 from collections import OrderedDict
 from pathlib import Path
 
-from prefect_datastores.mounting.space import Evictable, Space, open_locked
+from prefect_datastores.mounting.space import Evictable, Space, open_locked, touch
 
 SMALL = 2**20
-_IN_MEMORY = 128 * 2**20
+_IN_MEMORY = 64 * 2**20
 _PACK = 64 * 2**20
+_LOAD_SECONDS = 0.5
 _HEAD = struct.Struct("<4s32sII")
 _MAGIC = b"pdsm"
 
@@ -48,23 +49,36 @@ class Smalls:
         self._places: dict[bytes, tuple[_Pack, int, int, int]] = {}
         self._packs: list[_Pack] = []
         self._current: _Pack | None = None
+        self._used: set[_Pack] = set()
+        self._over = False
+        self._loading: threading.Thread | None = None
         if space is not None:
             with contextlib.suppress(OSError):
                 (space.root / "small").mkdir(exist_ok=True, mode=0o700)
-                for path in sorted((space.root / "small").glob("*.pack")):
-                    self._take_over(path)
+                # Heads of millions take a while; what is not known yet is fetched meanwhile.
+                self._loading = threading.Thread(
+                    target=self._load, args=(space.root / "small",), name="pds-mount-load"
+                )
+                self._loading.start()
+                self._loading.join(_LOAD_SECONDS)
+
+    def _load(self, folder: Path) -> None:
+        for path in sorted(folder.glob("*.pack"), key=_moment, reverse=True):
+            with contextlib.suppress(OSError):
+                self._take_over(path)
 
     def _take_over(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         pack = _Pack(path, fd, 0)
-        self._packs.append(pack)
+        with self._lock:
+            self._packs.append(pack)
         size = os.fstat(fd).st_size
-        while pack.end + _HEAD.size <= size:
+        while pack.end + _HEAD.size <= size and not self._over:
             magic, key, length, checksum = _HEAD.unpack(os.pread(fd, _HEAD.size, pack.end))
             begin = pack.end + _HEAD.size
             if magic != _MAGIC or begin + length > size:
                 return
-            self._places[key] = (pack, begin, length, checksum)
+            self._places.setdefault(key, (pack, begin, length, checksum))
             pack.end = begin + length
 
     def has(self, key: bytes) -> bool:
@@ -92,6 +106,7 @@ class Smalls:
             return None
         if self._space is not None:
             self._space.used(pack)
+            self._used.add(pack)
         with self._lock:
             self._remember(key, content)
         return content
@@ -145,6 +160,19 @@ class Smalls:
 
     def close(self) -> None:
         """Let go of the files; what is in them is there for the next mount."""
+        self._over = True
+        if self._loading is not None:
+            self._loading.join()
         for pack in self._packs:
+            if pack in self._used:
+                touch(pack.fd)
             os.close(pack.fd)
         self._packs.clear()
+
+
+def _moment(path: Path) -> float:
+    """Return when a file was used last."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

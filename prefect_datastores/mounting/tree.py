@@ -30,7 +30,8 @@ ROOT = 1
 FRESH_SECONDS = 1.0
 """How old a listing may be before what it says is asked for anew, where the latest is wanted."""
 _LISTED_AHEAD = 32  # folders
-_LONGEST = 255  # bytes of a name, for the kernel
+LONGEST = 255
+"""Bytes of a name, as on a disk."""
 
 Listing = Mapping[str, "ObjectInfo | None"]
 """What a folder holds, by name; None is a folder."""
@@ -105,6 +106,11 @@ class Tree:
             KeyError: it was forgotten.
         """
         return self._nodes[number]
+
+    def is_ready(self, folder: Node) -> bool:
+        """Tell whether a folder can be looked into without asking the service."""
+        asked = folder.listing
+        return asked is not None and asked.done() and (self.is_pinned or not self._is_old(folder))
 
     def look_up(self, parent: Node, name: str) -> Node | None:
         """Return what stands under a name, one lookup more of it; None where nothing does.
@@ -255,7 +261,7 @@ class Tree:
             name in {".", ".."}
             or "/" in name
             or "\0" in name
-            or len(name.encode(errors="replace")) > _LONGEST
+            or len(name.encode(errors="replace")) > LONGEST
         ):
             if prefix + name not in self._hidden:
                 self._hidden.add(prefix + name)
