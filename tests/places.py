@@ -163,6 +163,8 @@ class RemotePlace(Place):
     registration: ClassVar[Callable[..., FileDatastore]]
     command: ClassVar[str] = "azure-blob"
     resource: ClassVar[str] = "container"
+    with_all: ClassVar[Mapping[str, str]] = {}
+    "What has it removed with its snapshots."
     name_field: ClassVar[str] = "container_name"
     option: ClassVar[str] = "container"
     "How a block and the command line call the container."
@@ -291,7 +293,8 @@ class RemotePlace(Place):
 
     def destroy(self) -> None:
         """Remove the container itself."""
-        self.service.request("DELETE", query=(("restype", self.resource),))
+        query, headers = (("restype", self.resource),), self.with_all
+        self.service.request("DELETE", query=query, headers=headers)
 
     def remove(self) -> None:
         with suppress(ContainerNotFound):
@@ -368,6 +371,7 @@ class SharePlace(RemotePlace):
     registration = Datastore.register_azure_file_share
     command, name_field = "azure-file", "file_share_name"
     option, resource = "share", "share"
+    with_all: ClassVar[Mapping[str, str]] = {"x-ms-delete-snapshots": "include"}
     rights_to_write = "cwd"  # what is unfinished is deleted
     steps: ClassVar[Mapping[str, Step]] = {
         "file": Step(r"PUT \S+unfinished/\w+$", ("large", *_OTHERS), has_body=False),
