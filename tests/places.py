@@ -163,6 +163,8 @@ class RemotePlace(Place):
     registration: ClassVar[Callable[..., FileDatastore]]
     command: ClassVar[str] = "azure-blob"
     resource: ClassVar[str] = "container"
+    with_all: ClassVar[Mapping[str, str]] = {}
+    "What has it removed with its snapshots."
     name_field: ClassVar[str] = "container_name"
     argument: ClassVar[str] = "container_name"
     option: ClassVar[str] = "container"
@@ -294,8 +296,8 @@ class RemotePlace(Place):
 
     def destroy(self) -> None:
         """Remove the container itself."""
-        headers = {"x-ms-delete-snapshots": "include"} if self.resource == "share" else {}
-        self.service.request("DELETE", query=(("restype", self.resource),), headers=headers)
+        query, headers = (("restype", self.resource),), self.with_all
+        self.service.request("DELETE", query=query, headers=headers)
 
     def remove(self) -> None:
         with suppress(ContainerNotFound):
@@ -372,6 +374,7 @@ class SharePlace(RemotePlace):
     registration = Datastore.register_azure_file_share
     command, name_field, argument = "azure-file", "file_share_name", "file_share_name"
     option, resource = "share", "share"
+    with_all: ClassVar[Mapping[str, str]] = {"x-ms-delete-snapshots": "include"}
     rights_to_write = "cwd"  # what is unfinished is deleted
     steps: ClassVar[Mapping[str, Step]] = {
         "file": Step(r"PUT \S+unfinished/\w+$", ("large", *_OTHERS), has_body=False),

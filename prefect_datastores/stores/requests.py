@@ -9,11 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_NOBODY = ()
-
 
 class _Told(threading.local):
-    waits: tuple[Callable[[], None], ...] = _NOBODY
+    waits: tuple[Callable[[], None], ...] = ()
 
 
 _told = _Told()
