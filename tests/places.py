@@ -378,8 +378,8 @@ class SharePlace(RemotePlace):
     rights_to_write = "cwd"  # what is unfinished is deleted
     steps: ClassVar[Mapping[str, Step]] = {
         "file": Step(r"PUT \S+unfinished/\w+$", ("large", *_OTHERS), has_body=False),
-        "part": Step("comp=range"),
-        "properties": Step("comp=properties", ("large", "empty"), has_body=False),
+        "part": Step("comp=range", begun_anew=10),
+        "properties": Step("comp=properties", ("large",), has_body=False, begun_anew=10),
         "commit": _renames("large"),
         "small": _renames("small"),
     }

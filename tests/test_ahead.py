@@ -340,7 +340,7 @@ def test_a_service_that_is_busy_is_waited_for_with_many_under_way(
     policy = RetryPolicy(sleep=pauses.append, jitter=lambda: 0.0)
     # Those that are under way together are one pause; what is asked for after another answer is not
     # under way together, and each is one of the eight.
-    together = 20 if remote.store.capabilities.commits_with_content else 7
+    together = 7 if remote.kind == "share" else 20
     busy = Fault(r"PUT \S+/2\d\d(\?|$)", "answer", times=together, status=503)
     with remote.through(busy) as seen:
         store = patient(seen.bare, policy)

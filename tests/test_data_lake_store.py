@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from small_stores import PART, Around, AroundWriting, SmallDataLakeStore, make_t
 
 from prefect_datastores.errors import (
     AccessDenied,
+    AccessError,
     AuthenticationFailed,
     ContainerNotFound,
     CredentialExpired,
@@ -40,6 +43,7 @@ from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.azure import fault_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.connection import Answer, Headers
+from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.retry import RetryPolicy, patient
 from prefect_datastores.stores.unfinished import Unfinished
@@ -523,3 +527,22 @@ def test_a_folder_is_seen_as_empty_however_many_pages_that_takes(lake_place: Lak
     for skip in range(4):
         with lake_place.through(Fault("comp=list", "change", skip=skip, change=nothing_yet)) as one:
             assert markers(one.bare, "a/b/") == ["a/b/"], skip
+
+
+@pytest.mark.parametrize("kind", ["lake", "flat lake"])
+def test_a_public_filesystem_is_listed_and_read_by_anybody(new_place: Any, kind: str) -> None:
+    place = new_place(kind)
+    server, name = place.server, f"public-{uuid.uuid4().hex}"
+    given = {"dfs_url": server.dfs_url}
+    with closing(DataLakeStore(server.blob_url, name, account_key=server.key, **given)) as owner:
+        access = {"x-ms-blob-public-access": "container"}
+        owner._service.request("PUT", query=(("restype", "container"),), headers=access)
+        for each in ("a/b", "a-b", "a/c/d", "e"):
+            put(owner, each, each.encode())
+        with closing(DataLakeStore(server.blob_url, name, **given)) as anybody:
+            anybody.check_root()
+            assert names_below(anybody) == ["a-b", "a/b", "a/c/d", "e"]
+            assert [get(anybody, each) for each in ("a/b", "e")] == [b"a/b", b"e"]
+            with pytest.raises(AccessError):
+                put(anybody, "f", b"f")
+        owner._service.request("DELETE", query=(("restype", "container"),))

@@ -89,6 +89,7 @@ class DataLakeStore(BlobStore):
         signer = signer_of(account_url, account_name, token=token, **given)
         self._dfs = AzureService(dfs_url, filesystem, signer)
         self._by_token = token is not None
+        self._is_anonymous = not (account_key or sas_token or token)
         self._unfinished = Unfinished(
             lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
             lambda name: self.delete(ObjectName(name)),
@@ -99,6 +100,9 @@ class DataLakeStore(BlobStore):
     def _has_folders(self) -> bool:
         """Tell whether the namespace is hierarchical."""
         with self._asking:
+            if self._folders is None and self._is_anonymous:
+                # Nobody is told. Who may only read is served right by folders, whatever it is.
+                self._folders = True
             if self._folders is None:
                 self._folders = is_hierarchical(self._service, self._dfs, by_token=self._by_token)
             return self._folders

@@ -84,6 +84,7 @@ class ShareStore:
         max_part_size=_RANGE,
         max_parts=_LARGEST // _RANGE,
         begins_ahead=True,
+        commits_with_content=True,
         commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,

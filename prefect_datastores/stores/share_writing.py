@@ -127,6 +127,8 @@ class ShareWriting:
             length, ranges = self._store.written_ranges(self._to_be)
         except AccessError:  # one that may only write cannot tell
             return False
+        except ObjectNotFound:  # another took it over in its turn
+            return False
         spans = [(index * step, index * step + parts[index]) for index in parts]
         return length == self._size and all(
             any(start <= first and last <= end for start, end in ranges) for first, last in spans

@@ -7,7 +7,7 @@ from servers.data_lake.blob_listing import list_blobs, list_containers
 from servers.data_lake.calls import Answer
 from servers.data_lake.names import check_container
 from servers.data_lake.operations import Asked, Operation, version_of
-from servers.data_lake.refusals import Refusal
+from servers.data_lake.refusals import Refusal, unknown
 from servers.data_lake.service import Endpoint
 
 _WHERE = ("range", "x-ms-range", "x-ms-range-get-content-md5")
@@ -38,6 +38,11 @@ def create_container(asked: Asked) -> Answer:
     check_container(name)
     if name in asked.account.filesystems:
         raise Refusal("ContainerAlreadyExists")
+    access = asked.call.header("x-ms-blob-public-access")
+    if access not in {"", "container"}:
+        raise unknown(f"the public access {access!r}")
+    if access:
+        asked.account.public.add(name)
     return Answer(201, version_of(asked.account.make_filesystem(name, dict(asked.call.metadata))))
 
 
@@ -84,6 +89,7 @@ def _of_containers() -> list[Operation]:
             "filesystem",
             create_container,
             _OF_CONTAINER,
+            headers=("x-ms-blob-public-access",),
             keeps_metadata=True,
             needs="cw",
             by_container_sas=False,
@@ -115,14 +121,29 @@ def _of_containers() -> list[Operation]:
             {"restype": "container", "comp": "list"},
             query=("prefix", "delimiter", "marker", "maxresults", "include", "showonly"),
             needs="l",
+            is_public=True,
         ),
     ]
 
 
 def _of_blobs() -> list[Operation]:
     return [
-        Operation("HEAD", "path", reading.get_blob_properties, headers=conditions.NAMES, needs="r"),
-        Operation("GET", "path", reading.get_blob, headers=(*conditions.NAMES, *_WHERE), needs="r"),
+        Operation(
+            "HEAD",
+            "path",
+            reading.get_blob_properties,
+            headers=conditions.NAMES,
+            needs="r",
+            is_public=True,
+        ),
+        Operation(
+            "GET",
+            "path",
+            reading.get_blob,
+            headers=(*conditions.NAMES, *_WHERE),
+            needs="r",
+            is_public=True,
+        ),
         Operation(
             "PUT",
             "path",

@@ -229,6 +229,7 @@ class Account:
     ) -> None:
         self.name, self.key, self.hierarchical, self.tokens = name, key, hierarchical, tokens
         self.filesystems: dict[str, Filesystem] = {}
+        self.public: set[str] = set()
         self.stamps = Stamps()
         self.lock = threading.Lock()
 

@@ -7,7 +7,7 @@ from servers.data_lake import conditions
 from servers.data_lake.calls import Answer, Call, Scope, http_date
 from servers.data_lake.namespace import Account, File, Filesystem, Node
 from servers.data_lake.refusals import Refusal, unknown
-from servers.data_lake.rights import Rights
+from servers.data_lake.rights import ANYBODY, Rights
 from servers.data_lake.signatures import rights_of, sas_parameters
 
 _SELECTORS = ("restype", "comp", "resource", "action")
@@ -63,6 +63,7 @@ class Operation:
     by_container_sas: bool = True
     by_token: bool = True
     makes_filesystem: bool = False
+    is_public: bool = False
 
     def is_asked_by(self, call: Call) -> bool:
         """Tell whether a request is for this operation."""
@@ -91,7 +92,10 @@ class Operation:
 
     def answer(self, call: Call, account: Account, *, missing: str) -> Answer:
         """Carry a request out; `missing` is the code for a filesystem that does not exist."""
-        rights = rights_of(call, account)
+        is_blob_endpoint = missing == "ContainerNotFound"
+        is_open = self.is_public and is_blob_endpoint and call.filesystem in account.public
+        is_anonymous = is_open and not call.header("authorization") and "sig" not in call.query
+        rights = ANYBODY if is_anonymous else rights_of(call, account)
         if not call.version:
             raise Refusal("MissingRequiredHeader", "x-ms-version")
         self.check(call)

@@ -35,4 +35,5 @@ class Rights:
 
 
 ALL = Rights("", is_all=True)
+ANYBODY = Rights("rl", resource="c")
 OF_TOKEN = Rights("", is_all=True, is_of_token=True)
