@@ -107,7 +107,7 @@ ON_MANY: dict[str, Program] = {
     "tar of 10,000 x 4 KiB, again": lambda at: shell(f"tar -C {at} -cf - . | cat > /dev/null"),
 }
 ON_MANY_FRESH: dict[str, Program] = {
-    "1,000 x 4 KiB by 4 readers in random order, cold": lambda at: python(SHUFFLED, at)
+    "1,000 of 10,000 x 4 KiB by 4 readers in random order, cold": lambda at: python(SHUFFLED, at)
 }
 GROUPS = (
     ("large", ON_LARGE),
@@ -232,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         table = "\n".join(measure(Path(scratch), given.latency))
     if given.write:
-        results.write("mounts", "Mounts beside rclone mount", f"{made}\n\n{ABOUT}\n\n{table}")
+        results.write("mounts", "Mounts beside `rclone mount`", f"{made}\n\n{ABOUT}\n\n{table}")
 
 
 if __name__ == "__main__":

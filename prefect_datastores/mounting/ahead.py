@@ -7,6 +7,8 @@ _NEAR = 4 * 2**20
 """Bytes by which the kernel's own read-ahead, which asks out of order, may be off."""
 _STRIDES = 3
 _STRIDES_AHEAD = 8
+_WHOLE, _GAP = 2000, 32
+"""Files up to which all of a folder is wanted; places that opens in order may be apart."""
 
 Span = tuple[int, int]
 """Where a range begins and ends."""
@@ -71,7 +73,8 @@ class FolderPattern:
         """Begin; the names are in the order of the listing, and the files of the `usual` length or so."""
         self._names, self.usual = names, usual
         self._place = {name: place for place, name in enumerate(names)}
-        self._opened = 0
+        self._opened = self._in_order = 0
+        self._last = -_GAP
         self._said: set[int] = set()
         self._reach = 0
 
@@ -82,8 +85,12 @@ class FolderPattern:
             return []
         self._opened += 1
         self._said.add(place)
+        self._in_order = self._in_order + 1 if 0 < place - self._last <= _GAP else 0
+        self._last = place
         if self._opened < 2:  # noqa: PLR2004 - one alone says nothing
             return []
+        if len(self._names) > _WHOLE and not self._in_order:
+            return []  # who opens some of very many may never open the rest
         found: list[int] = []
         count = len(self._names)
         begin = max(place + 1, self._reach if place < self._reach else 0)

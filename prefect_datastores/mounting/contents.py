@@ -33,10 +33,11 @@ _STREAMS, _SMALL_STREAMS, _SMALL_AHEAD, _PIPELINE = 16, 4, 4, 32
 _RANGE = 4 * 2**20
 _AHEAD_BYTES, _FEW = 32 * 2**20, 8
 """How much of small objects is fetched ahead at once."""
-_LOOSE = 64 * 2**20
-"""Bytes of large objects in memory where the disk has no room."""
+_RECENT = 64 * 2**20
+"""Bytes of large objects that came last, in memory: who reads in order gets them from there."""
 
-Answer = Callable[["memoryview | bytes | DatastoreError"], None]
+Parts = Sequence["memoryview | bytes"]
+Answer = Callable[["Parts | DatastoreError"], None]
 
 
 def key_of(url: str, info: ObjectInfo) -> bytes:
@@ -106,8 +107,8 @@ class Contents:
         self._lock = threading.Lock()
         self._versions: dict[bytes, Version] = {}
         self._small_under_way: dict[bytes, _Small] = {}
-        self._loose: OrderedDict[tuple[bytes, int], memoryview] = OrderedDict()
-        self._loose_bytes = 0
+        self._recent: OrderedDict[tuple[bytes, int], memoryview] = OrderedDict()
+        self._recent_bytes = 0
         self._ranges: Queue[_Range] = Queue()
         self._small: Queue[_Small] = Queue()
         self._threads = [
@@ -158,23 +159,23 @@ class Contents:
         """Give what is at a place to `answer`, at once or later; shorter only at the end of the file."""
         size = min(size, opened.info.size - offset)
         if size <= 0:
-            answer(b"")
+            answer(())
         elif opened.version is None:
             self._read_small(opened, offset, size, answer)
         else:
             self._read_large(opened, opened.version, offset, size, answer)
 
     def _read_small(self, opened: Opened, offset: int, size: int, answer: Answer) -> None:
-        def part(content: memoryview | bytes | DatastoreError) -> None:
+        def part(content: Parts | DatastoreError) -> None:
             if not isinstance(content, DatastoreError):
-                content = memoryview(content)[offset : offset + size]
+                content = [memoryview(content[0])[offset : offset + size]]
             answer(content)
 
         key = key_of(self._store.url, opened.info)
         content = self._smalls.get(key)
         if content is not None:
-            self._statistics.hit(min(size, len(content) - offset))
-            part(content)
+            self._statistics.hit(size)
+            part([content])
             return
         answer = self._counted(answer)
         self._want_small(opened.info, part, key)
@@ -200,20 +201,32 @@ class Contents:
         self, opened: Opened, version: Version, offset: int, size: int, answer: Answer
     ) -> None:
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
-        content = version.blocks.read(offset, size)
-        if content is None:
+        parts = self._here(version, offset, size, first, last)
+        if parts is None:
             self._wait_for(version, _Waiting(offset, size, self._counted(answer)), first, last)
         self._ahead(version, opened.pattern.wanted(offset, size))
-        if content is not None:
-            self._statistics.hit(len(content))
-            answer(content)
+        if parts is not None:
+            self._statistics.hit(size)
+            answer(parts)
+
+    def _here(
+        self, version: Version, offset: int, size: int, first: int, last: int
+    ) -> Parts | None:
+        """Return what is at a place, from memory or from the disk; None where some of it is not here."""
+        with self._lock:
+            recent = [self._recent.get((version.key, block)) for block in range(first, last + 1)]
+        found = [block for block in recent if block is not None]
+        if len(found) == len(recent):
+            return _cut(found, offset - first * BLOCK, size)
+        content = version.blocks.read(offset, size)
+        return None if content is None else [content]
 
     def _counted(self, answer: Answer) -> Answer:
         """Count a read that has to wait, for how long it does, and what it gets."""
         began = time.monotonic()
 
-        def counted(content: memoryview | bytes | DatastoreError) -> None:
-            size = 0 if isinstance(content, DatastoreError) else len(content)
+        def counted(content: Parts | DatastoreError) -> None:
+            size = 0 if isinstance(content, DatastoreError) else sum(map(len, content))
             self._statistics.missed(size, time.monotonic() - began)
             answer(content)
 
@@ -241,9 +254,10 @@ class Contents:
 
     def _found(self, version: Version, block: int) -> memoryview | None:
         """Return a block that is here, and what it was; None where it has to be fetched."""
-        loose = self._loose.get((version.key, block))
-        if loose is not None or block in version.under_way:
-            return loose
+        with self._lock:
+            recent = self._recent.get((version.key, block))
+        if recent is not None or block in version.under_way:
+            return recent
         return version.blocks.read(block * BLOCK, BLOCK)
 
     def _ahead(self, version: Version, spans: Sequence[Span]) -> None:
@@ -279,11 +293,10 @@ class Contents:
             self._came(version, job.first + step, buffer[step * BLOCK :][:BLOCK])
 
     def _came(self, version: Version, block: int, content: memoryview) -> None:
-        kept = version.blocks.keep(block, content)
+        version.blocks.keep(block, content)
+        self._keep_recent(version, block, content)
         done: list[_Waiting] = []
         with version.lock:
-            if not kept:
-                self._keep_loose(version, block, content)
             for waiting in version.under_way.pop(block, []):
                 waiting.found[block] = content
                 waiting.lacks.discard(block)
@@ -292,13 +305,14 @@ class Contents:
         for waiting in done:
             waiting.answer(_joined(waiting))
 
-    def _keep_loose(self, version: Version, block: int, content: memoryview) -> None:
+    def _keep_recent(self, version: Version, block: int, content: memoryview) -> None:
+        key = (version.key, block)
         with self._lock:
-            self._loose[version.key, block] = content
-            self._loose_bytes += len(content)
-            while self._loose_bytes > _LOOSE:
-                _, dropped = self._loose.popitem(last=False)
-                self._loose_bytes -= len(dropped)
+            self._recent_bytes += len(content) - len(self._recent.pop(key, b""))
+            self._recent[key] = content
+            while self._recent_bytes > _RECENT:
+                _, dropped = self._recent.popitem(last=False)
+                self._recent_bytes -= len(dropped)
 
     def _fail(self, job: _Range, fault: DatastoreError) -> None:
         self._statistics.failed()
@@ -356,7 +370,7 @@ class Contents:
         content = bytes(buffer)
         self._smalls.put(job.key, content)
         for answer in self._settled(job):
-            answer(content)
+            answer([content])
 
     def _small_failed(self, job: _Small, fault: DatastoreError) -> None:
         if isinstance(fault, IntegrityError) and not job.was_damaged:
@@ -395,15 +409,21 @@ def _as_fault(error: BaseException, info: ObjectInfo) -> DatastoreError:
     return MountError(f"Reading {info.name!r} failed: {type(error).__name__}: {error}")
 
 
-def _joined(waiting: _Waiting) -> memoryview:
+def _joined(waiting: _Waiting) -> Parts:
     """Return what a read asked for, from its blocks."""
-    begin = min(waiting.found)
-    if len(waiting.found) == 1:
-        content = waiting.found[begin]
-    else:
-        content = memoryview(b"".join(waiting.found[block] for block in sorted(waiting.found)))
-    start_at = waiting.offset - begin * BLOCK
-    return content[start_at : start_at + waiting.size]
+    blocks = [waiting.found[block] for block in sorted(waiting.found)]
+    return _cut(blocks, waiting.offset - min(waiting.found) * BLOCK, waiting.size)
+
+
+def _cut(blocks: Sequence[memoryview], offset: int, size: int) -> Parts:
+    """Return a range of blocks that follow each other, without a copy."""
+    parts: list[memoryview] = []
+    for block in blocks:
+        part = block[offset : offset + size]
+        parts.append(part)
+        size -= len(part)
+        offset = 0
+    return parts
 
 
 def _runs(blocks: Sequence[int]) -> list[tuple[int, int]]:

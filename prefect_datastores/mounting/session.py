@@ -14,7 +14,7 @@ from itertools import islice
 
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.mounting import kernel
-from prefect_datastores.mounting.contents import Opened, Version
+from prefect_datastores.mounting.contents import Opened, Parts, Version
 from prefect_datastores.mounting.kernel import Request
 from prefect_datastores.mounting.operations import Operations, Refused
 from prefect_datastores.mounting.tree import Listing, Node
@@ -311,11 +311,11 @@ class Session:
         with self._lock:
             self._waiting.add(unique)
 
-        def answer(content: memoryview | bytes | DatastoreError) -> None:
+        def answer(content: Parts | DatastoreError) -> None:
             if isinstance(content, DatastoreError):
                 self._refuse(request, self._operations.errno_of(content, "read"))
             else:
-                self._write(unique, content)
+                self._write(unique, *content)
 
         self._operations.read(asked.handle, asked.offset, asked.size, answer)
 
