@@ -11,12 +11,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, generate_container_sas
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from servers.azure_files import AzureFiles
@@ -33,6 +34,7 @@ from prefect_datastores import (
     Estimator,
     LocalDatastore,
     mount,
+    mounts,
     stage,
     staged,
 )
@@ -243,6 +245,48 @@ def test_the_working_directory_of_a_run_can_be_deleted_beside_a_mount(
         assert tree(s.data) == FILES
     assert tree(Path(raw.root) / "mnist") == FILES
     here.mkdir()
+    no_mount_is_left()
+
+
+def test_a_credential_that_ended_is_replaced_by_one_that_is_registered_anew(
+    azurite: Azurite, container: ContainerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "_RENEW_SECONDS", 0.2)
+    container.upload_blob("mnist/first", b"first")
+    container.upload_blob("mnist/second", b"second")
+    ends = datetime.now(timezone.utc) + timedelta(seconds=4)
+    given: dict[str, Any] = {
+        "datastore_name": f"sas_{uuid.uuid4().hex[:10]}",
+        "container_name": str(container.container_name),
+        "account_name": azurite.account,
+        "protocol": "http",
+        "endpoint": f"{azurite.host}:{azurite.port}",
+    }
+    token = generate_container_sas(
+        azurite.account,
+        given["container_name"],
+        account_key=azurite.key,
+        permission="rl",
+        expiry=ends,
+    )
+    raw = Datastore.register_azure_blob_container(**given, sas_token=token)
+
+    def read(name: str) -> bytes | None:
+        try:
+            return (s.data / name).read_bytes()
+        except PermissionError:
+            return None
+
+    with stage(data=raw.path("mnist").as_mount(cache=False)) as s:
+        assert read("first") == b"first"
+        wait(lambda: datetime.now(timezone.utc) > ends + timedelta(seconds=1), 20)
+        assert read("second") is None
+        log = (s.data.resolve().parent / lease.LOG).read_text()
+        assert "EACCES" in log
+        assert token not in log
+        Datastore.register_azure_blob_container(**given, account_key=azurite.key, overwrite=True)
+        wait(lambda: read("second") == b"second", 20)
+    Datastore.unregister(raw.name)
     no_mount_is_left()
 
 
