@@ -415,6 +415,7 @@ def test_what_cannot_be_mounted_is_told(tmp_path: Path, here: Path) -> None:
     ):
         done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
         assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+        assert not (here / "data").exists()
     no_mount_is_left()
 
 

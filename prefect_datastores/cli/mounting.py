@@ -45,7 +45,12 @@ def mount(place: str, folder: Path, latest: bool, no_cache: bool) -> None:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
-    one = mounted(reference, at=folder)
+    try:
+        one = mounted(reference, at=folder)
+    except BaseException:
+        if made:
+            folder.rmdir()
+        raise
     click.echo(f"Mounted {reference.uri} at {one.path}; Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
         while one.is_alive() and not over.wait(_LOOK_SECONDS):

@@ -142,7 +142,7 @@ def register(
 
 def _taken(name: str) -> DatastoreExists:
     return DatastoreExists(
-        f"A datastore {name!r} is registered already. Choose another name, or say overwrite=True."
+        f"A datastore {name!r} is registered already. Choose another name, or say overwrite=True (--overwrite)."
     )
 
 

@@ -82,18 +82,12 @@ class Blocks(Evictable):
         return min(BLOCK, self.size - block * BLOCK)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether all of the version is here."""
-        return self._left == 0
-
-    @property
     def may_be_handed_out(self) -> bool:
         """Whether the file is the whole version, as it was fetched."""
         return self._is_as_left()
 
-    @property
-    def is_evictable(self) -> bool:  # type: ignore[override]
-        """Whether any of it may go."""
+    def is_evictable(self) -> bool:
+        """Tell whether any of it may go."""
         return not self.pins
 
     def has(self, block: int) -> bool:

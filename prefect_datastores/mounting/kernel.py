@@ -23,7 +23,7 @@ ACCESS, CREATE, INTERRUPT, DESTROY, BATCH_FORGET = 34, 35, 36, 38, 42
 FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 43, 44, 45, 46, 47
 
 # What is agreed upon at the beginning.
-ASYNC_READ, BIG_WRITES, AUTO_INVAL_DATA = 1 << 0, 1 << 5, 1 << 12
+ASYNC_READ, BIG_WRITES = 1 << 0, 1 << 5
 DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 13, 1 << 14
 PARALLEL_DIROPS, MAX_PAGES, INIT_EXT = 1 << 18, 1 << 22, 1 << 30
 EXPLICIT_INVAL_DATA, PASSTHROUGH = 1 << 25, 1 << 37
@@ -53,8 +53,6 @@ _RELEASE_IN = struct.Struct("<QIIQ")
 _FORGET_IN = struct.Struct("<Q")
 _BATCH_IN = struct.Struct("<II")
 _ONE_FORGET = struct.Struct("<QQ")
-_GETXATTR_IN = struct.Struct("<II")
-_GETXATTR_OUT = struct.Struct("<II")
 _DIRENT = struct.Struct("<QQII")
 _STATFS = struct.Struct("<QQQQQIII4x24x")
 BACKING_MAP = struct.Struct("<iIQ")
@@ -192,16 +190,6 @@ def forgotten(request: Request) -> Sequence[tuple[int, int]]:
     begin = _BATCH_IN.size
     pairs = request.body[begin : begin + count * _ONE_FORGET.size]
     return list(_ONE_FORGET.iter_unpack(pairs))
-
-
-def xattr_room_of(body: memoryview) -> int:
-    """Return how many bytes an attribute may have; 0 asks for its size."""
-    return int(_GETXATTR_IN.unpack_from(body)[0])
-
-
-def xattr_size_reply(size: int) -> bytes:
-    """Return the size of an attribute."""
-    return _GETXATTR_OUT.pack(size, 0)
 
 
 def directory_entry(node: int, offset: int, name: bytes, mode: int) -> bytes:

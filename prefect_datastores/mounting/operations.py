@@ -28,7 +28,8 @@ from prefect_datastores.mounting.tree import LONGEST, Listing, Node, Tree
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _FILE, _FOLDER = stat.S_IFREG | 0o444, stat.S_IFDIR | 0o555
-_LOG_SECONDS = 10.0
+_LOG_SECONDS, _SAID = 10.0, 1000
+"""For how long a line is not said again, and of how many lines that is known."""
 
 
 class Refused(Exception):
@@ -188,6 +189,8 @@ class Operations:
     def _say(self, text: str, number: int) -> None:
         now = time.monotonic()
         with self._lock:
+            if len(self._said) > _SAID:
+                self._said.clear()
             if now - self._said.get(text, -_LOG_SECONDS) < _LOG_SECONDS:
                 return
             self._said[text] = now

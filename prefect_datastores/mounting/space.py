@@ -14,6 +14,7 @@ import secrets
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,6 @@ DEFAULT_BYTES = 10 * 2**30
 _SHARE_OF_FREE = 10
 _KEEP_FREE = 256 * 2**20
 """Bytes of the disk that are never taken."""
-_ORPHAN_SECONDS = 3600.0
 _PUNCH, _KEEP_SIZE = 2, 1  # linux/falloc.h
 
 
@@ -43,11 +43,6 @@ class Space:
         self._held: OrderedDict[object, tuple[int, Evictable]] = OrderedDict()
         self._bytes = 0
         self._others = self._of_others()
-
-    @property
-    def bytes(self) -> int:
-        """How much this mount holds."""
-        return self._bytes
 
     def _of_others(self) -> int:
         """Make room among what earlier mounts left, and return how much that is; the oldest goes first."""
@@ -70,7 +65,7 @@ class Space:
             while tries and self._bytes + self._others + size > self.most:
                 tries -= 1
                 oldest, (length, whose) = next(iter(self._held.items()))
-                if not whose.is_evictable:
+                if not whose.is_evictable():
                     self._held.move_to_end(oldest)
                     continue
                 del self._held[oldest]
@@ -107,14 +102,16 @@ class Space:
         return shutil.disk_usage(self.root).free
 
 
-class Evictable:
+class Evictable(ABC):
     """What holds something that can be dropped to make room."""
 
-    is_evictable = True
+    def is_evictable(self) -> bool:
+        """Tell whether it may be dropped now."""
+        return True
 
+    @abstractmethod
     def evict(self, key: object) -> None:
         """Drop it."""
-        raise NotImplementedError
 
 
 def open_locked(path: Path, *, make: bool) -> int | None:

@@ -140,11 +140,6 @@ class Tree:
             node.lookups += 1
             return node
 
-    def number_of(self, parent: Node, name: str) -> int:
-        """Return the number of a name's node, 0 where the kernel has not asked for it."""
-        node = self._by_name.get((parent.id, name))
-        return node.id if node is not None else 0
-
     def forget(self, number: int, lookups: int) -> None:
         """Take note that the kernel let go of so many lookups."""
         with self._lock:
