@@ -134,6 +134,18 @@ def test_it_may_break_again_and_again(store: ObjectStore, destination: Path) -> 
     assert tree(destination) == {"large": LARGE}
 
 
+def test_one_that_was_taken_over_and_broken_off_is_taken_over_again(
+    store: ObjectStore, destination: Path
+) -> None:
+    """Whichever of the journals is read first: all of them tell of as many parts."""
+    came = interrupted(store, destination, 3)
+    for _ in range(6):
+        assert interrupted(store, destination, 0) == 0
+        assert len(list(destination.glob(".pds-*/*.part"))) == 1
+    assert came + finished(store, destination) == PARTS
+    assert tree(destination) == {"large": LARGE}
+
+
 def test_a_part_that_is_not_as_it_was_written_is_fetched_again(
     store: ObjectStore, destination: Path
 ) -> None:

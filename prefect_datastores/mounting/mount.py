@@ -106,14 +106,15 @@ class Mount:
             if self._is_over:
                 return dict(self._numbers)
             self._is_over = True
-            died = self._process.poll()
+            ended = False
             with contextlib.suppress(OSError):
                 send(self._to, Unmount(grace))
                 if isinstance(told := self._next(grace + 30.0), Told):
-                    self._numbers = told.numbers
+                    self._numbers, ended = told.numbers, True
             tail = self._tail()
             self._end()
-        if died is not None:
+        if not ended:
+            died = self._process.returncode
             raise MountError(
                 f"The mount of {self._wanted.title} ended before its time (exit code {died}): what was read from it "
                 f"since then failed. The end of its log:\n  {tail}"

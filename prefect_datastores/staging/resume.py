@@ -106,10 +106,6 @@ class Resumption:
         if self._journal is not None:
             self._journal.end(key)
 
-    def known(self, key: str) -> tuple[Abandoned, Unfinished] | None:
-        """Return what is left of an object that came in parts, once."""
-        return max(self._take(key), key=lambda pair: len(pair[1].parts), default=None)
-
     def sent(self, key: str) -> list[tuple[str, dict[int, str]]]:
         """Return the writings of an object that were begun, once: their tokens, and the digests of their parts."""
         found: dict[str, dict[int, str]] = {}
@@ -133,17 +129,24 @@ class Resumption:
         """Open the part file of an object; one without a key is not worth to be gone on with."""
         if key is None:
             return Receiving(self._folder.part_file(path, size))
-        left = self.known(key)
-        taken, parts = None, {}
-        if left is not None:
-            workspace = self._folder.workspace()
-            name = workspace.new_part()
-            fd = left[0].take(left[1].place, workspace, name)
-            if fd is not None:
-                taken, parts = (name, fd), dict(left[1].parts)
+        taken, parts = self._taken(key)
         part = self._folder.part_file(path, size, taken)
         self.begin(key, part.name, parts)
         return Receiving(part, (self, key), parts)
+
+    def _taken(self, key: str) -> tuple[tuple[str, int] | None, dict[int, str]]:
+        """Take over the part file that has most of an object, once; and what it is told to have.
+
+        The journal of one that took it over before and was interrupted says as much as the one it
+        was taken from, where it is no more: the next is looked at.
+        """
+        for other, item in sorted(self._take(key), key=lambda pair: -len(pair[1].parts)):
+            workspace = self._folder.workspace()
+            name = workspace.new_part()
+            fd = other.take(item.place, workspace, name)
+            if fd is not None:
+                return (name, fd), dict(item.parts)
+        return None, {}
 
     @property
     def writes(self) -> bool:
