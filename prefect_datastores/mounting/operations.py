@@ -6,38 +6,21 @@ A fault of the service becomes the errno that a program can act on, and a line i
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import threading
 import time
 
-from prefect_datastores.errors import (
-    AccessError,
-    DatastoreError,
-    ObjectNotFound,
-    SourceChanged,
-    TransferCancelled,
-)
 from prefect_datastores.mounting.ahead import FolderPattern
 from prefect_datastores.mounting.contents import Answer, Contents, Opened
+from prefect_datastores.mounting.faults import Faults, Refused
+from prefect_datastores.mounting.folders import LONGEST, Listing
 from prefect_datastores.mounting.kernel import FOREVER, Attributes
 from prefect_datastores.mounting.smalls import SMALL
 from prefect_datastores.mounting.statistics import Statistics
-from prefect_datastores.mounting.tree import LONGEST, Listing, Node, Tree
+from prefect_datastores.mounting.tree import Node, Tree
 
-_log = logging.getLogger("prefect_datastores.mounting")
 _FILE, _FOLDER = stat.S_IFREG | 0o444, stat.S_IFDIR | 0o555
-_LOG_SECONDS, _SAID = 10.0, 1000
-"""For how long a line is not said again, and of how many lines that is known."""
-
-
-class Refused(Exception):
-    """What a program gets instead of an answer."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(os.strerror(number))
-        self.number = number
 
 
 class Operations:
@@ -52,7 +35,7 @@ class Operations:
         self._next = 1
         self._folders: dict[int, FolderPattern] = {}
         self._seen: set[int] = set()
-        self._said: dict[str, float] = {}
+        self.faults = Faults()
 
     @property
     def valid_seconds(self) -> int:
@@ -72,7 +55,7 @@ class Operations:
             raise Refused(errno.ENOTDIR)
         if len(name) > LONGEST:
             raise Refused(errno.ENAMETOOLONG)
-        with self._told(f"look up {shown!r}"):
+        with self.faults.told(f"look up {shown!r}"):
             node = self._tree.look_up(folder, shown)
         return self.attributes(node) if node is not None else None
 
@@ -100,7 +83,7 @@ class Operations:
         node = self._node(folder)
         if not node.is_folder:
             raise Refused(errno.ENOTDIR)
-        with self._told(f"list {node.prefix!r}"):
+        with self.faults.told(f"list {node.prefix!r}"):
             return self._tree.entries(node)
 
     def entry(self, folder: int, name: str, listing: Listing) -> Attributes:
@@ -175,50 +158,7 @@ class Operations:
         if found is not None:
             self._contents.close_file(found[1])
 
-    # -- faults ---------------------------------------------------------------------------------
-
-    def _told(self, what: str) -> _Told:
-        return _Told(self, what)
-
-    def errno_of(self, error: DatastoreError, what: str) -> int:
-        """Return the errno of a fault, which is said in the log."""
-        number = _errno_of(error)
-        self._say(f"{what}: {error}", number)
-        return number
-
-    def _say(self, text: str, number: int) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if len(self._said) > _SAID:
-                self._said.clear()
-            if now - self._said.get(text, -_LOG_SECONDS) < _LOG_SECONDS:
-                return
-            self._said[text] = now
-        _log.error("%s: %s", errno.errorcode[number], text)
-
 
 def _pattern_of(listing: Listing) -> FolderPattern:
     small = {name: info.size for name, info in listing.items() if info and 0 < info.size <= SMALL}
     return FolderPattern(list(small), sum(small.values()) // max(1, len(small)))
-
-
-class _Told:
-    """Tells a program the errno of what failed."""
-
-    def __init__(self, operations: Operations, what: str) -> None:
-        self._operations, self._what = operations, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, DatastoreError):
-            raise Refused(self._operations.errno_of(error, self._what)) from error
-
-
-def _errno_of(error: DatastoreError) -> int:
-    if isinstance(error, (SourceChanged, ObjectNotFound)):
-        return errno.ESTALE
-    if isinstance(error, AccessError):
-        return errno.EACCES
-    return errno.EINTR if isinstance(error, TransferCancelled) else errno.EIO

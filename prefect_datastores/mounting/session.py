@@ -15,9 +15,11 @@ from itertools import islice
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.mounting import kernel
 from prefect_datastores.mounting.contents import Opened, Parts, Version
+from prefect_datastores.mounting.faults import Refused
+from prefect_datastores.mounting.folders import Listing
 from prefect_datastores.mounting.kernel import Request
-from prefect_datastores.mounting.operations import Operations, Refused
-from prefect_datastores.mounting.tree import Listing, Node
+from prefect_datastores.mounting.operations import Operations
+from prefect_datastores.mounting.tree import Node
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _THREADS = 2
@@ -313,7 +315,7 @@ class Session:
 
         def answer(content: Parts | DatastoreError) -> None:
             if isinstance(content, DatastoreError):
-                self._refuse(request, self._operations.errno_of(content, "read"))
+                self._refuse(request, self._operations.faults.errno_of(content, "read"))
             else:
                 self._write(unique, *content)
 

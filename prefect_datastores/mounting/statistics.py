@@ -25,6 +25,8 @@ class Numbers:
     files_opened: int = 0
     """Different ones."""
     bytes_of_files_opened: int = 0
+    files_stored: int = 0
+    bytes_stored: int = 0
     files_listed: int = 0
     bytes_listed: int = 0
 
@@ -68,6 +70,13 @@ class Statistics:
             if is_first:
                 self._numbers.files_opened += 1
                 self._numbers.bytes_of_files_opened += size
+
+    def stored(self, size: int) -> None:
+        """Count a file that was written here and is stored."""
+        with self._lock:
+            self._numbers.requests += 1
+            self._numbers.files_stored += 1
+            self._numbers.bytes_stored += size
 
     def listed(self, files: int, size: int) -> None:
         """Count what a folder showed."""

@@ -6,23 +6,20 @@ has a file open sees two of them. A folder is listed once and serves the attribu
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from prefect_datastores.errors import IntegrityError, ObjectNotFound
+from prefect_datastores.errors import ObjectNotFound
+from prefect_datastores.mounting.folders import Folders, Listing
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.names import ObjectName
-from prefect_datastores.staging.generations import DATA, POINTER
-from prefect_datastores.staging.published import pointer_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
-_log = logging.getLogger("prefect_datastores.mounting")
 Consistency = Literal["pinned", "latest"]
 """Whether what was seen once stays as it was, or what is there now is shown within a second."""
 
@@ -30,11 +27,6 @@ ROOT = 1
 FRESH_SECONDS = 1.0
 """How old a listing may be before what it says is asked for anew, where the latest is wanted."""
 _LISTED_AHEAD = 32  # folders
-LONGEST = 255
-"""Bytes of a name, as on a disk."""
-
-Listing = Mapping[str, "ObjectInfo | None"]
-"""What a folder holds, by name; None is a folder."""
 
 
 class Node:
@@ -86,7 +78,7 @@ class Tree:
         self._nodes: dict[int, Node] = {ROOT: self.root}
         self._by_name: dict[tuple[int, str], Node] = {}
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="pds-mount-list")
-        self._hidden: set[str] = set()
+        self._folders = Folders(store)
         self._statistics = statistics or Statistics()
         if place.single is not None:
             listing: Future[Listing] = Future()
@@ -210,59 +202,12 @@ class Tree:
         return now._replace(name=info.name, stored_as=info.stored_as)
 
     def _listed(self, folder: Node, is_first: bool) -> Listing:
-        prefix = folder.base
-        found = dict(self._all(prefix))
-        if found.get(POINTER) is not None:
-            standing = pointer_of(self._store, prefix.rstrip("/"))
-            if standing is not None and not standing.pointer.in_place:
-                prefix = f"{prefix}{DATA}/{standing.pointer.generation}/"
-                found = dict(self._all(prefix))
-            found.pop(POINTER, None)
-        folder.prefix = prefix
-        found.pop(DATA, None)
+        content = self._folders.content(folder.base)
+        folder.prefix = content.prefix
         if is_first:
-            files = [info for info in found.values() if info is not None]
+            files = [info for info in content.listing.values() if info is not None]
             self._statistics.listed(len(files), sum(info.size for info in files))
-        return dict(sorted(found.items()))
-
-    def _all(self, prefix: str) -> Iterator[tuple[str, ObjectInfo | None]]:
-        marker, seen, begin = None, set(), len(prefix)
-        while True:
-            page = self._store.list_page(
-                prefix, marker=marker, recursive=False, limit=self._store.capabilities.page_size
-            )
-            for info in page.objects:
-                name = info.name[begin:].rstrip("/") if info.is_marker else info.name[begin:]
-                if self._is_shown(prefix, name):
-                    yield name, None if info.is_marker else info
-            # After the objects: of a file and a folder of one name, the folder is shown, as it has more in it.
-            for folder in page.folders:
-                if self._is_shown(prefix, folder[begin:]):
-                    yield folder[begin:], None
-            marker = page.marker
-            if marker is None:
-                return
-            if marker in seen:
-                raise IntegrityError(
-                    f"The listing of {self._store.url} below {prefix!r} repeats itself: it has no end."
-                )
-            seen.add(marker)
-
-    def _is_shown(self, prefix: str, name: str) -> bool:
-        """Tell whether a name can be one of a file here; what cannot is not seen, and said once."""
-        if not name:  # the folder's own marker
-            return False
-        if (
-            name in {".", ".."}
-            or "/" in name
-            or "\0" in name
-            or len(name.encode(errors="replace")) > LONGEST
-        ):
-            if prefix + name not in self._hidden:
-                self._hidden.add(prefix + name)
-                _log.warning("%r is not shown: no file here can have that name.", prefix + name)
-            return False
-        return True
+        return content.listing
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -23,7 +23,7 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.files import Folder, local_error, read_attribute
-from prefect_datastores.names import folder_prefix, normal_path
+from prefect_datastores.names import ObjectName, RelativePath, folder_prefix, normal_path
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import SMALL, failed_row, raise_failures
@@ -42,7 +42,7 @@ from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending
-from prefect_datastores.staging.walk import Source
+from prefect_datastores.staging.walk import Source, SourceFile
 from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Extras,
@@ -141,6 +141,32 @@ def upload(
     )
     raise_failures(report)
     return report
+
+
+def store_file(
+    store: ObjectStore,
+    folder: Folder,
+    path: RelativePath,
+    name: ObjectName,
+    lanes: Lanes,
+    *,
+    replaces: ObjectInfo | None,
+) -> ObjectInfo:
+    """Store one file of a folder whole: over the version `replaces`, or only where nothing is.
+
+    Raises:
+        ObjectExists: something else stands there.
+        SourceChanged: the file was written to meanwhile.
+        DatastoreError: the service failed.
+    """
+    sending = _Sending(store, folder, "if_changed" if replaces else "fail", None, NOTHING)
+    fd = folder.open_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        item = Send(SourceFile(path, path, size), name, "move", replaces)
+        return sending.move(item, fd, lanes)
+    finally:
+        os.close(fd)
 
 
 def _resumption(opened: ExitStack, journals: Path, destination: str) -> Resumption | None:
@@ -251,7 +277,7 @@ class _Sending:
             if item.verdict == "compare" and self._is_same(item, fd, lanes):
                 lanes.progress.moved(item.source.size)
                 return None
-            return self._move_in_spite_of_others(item, fd, lanes)
+            return self.move(item, fd, lanes)
         finally:
             os.close(fd)
 
@@ -259,7 +285,7 @@ class _Sending:
         stored = stored_digest(self._store, item.replaces) if item.replaces else None
         return stored is not None and md5_of_file(fd, lanes.cancellation) == stored
 
-    def _move_in_spite_of_others(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
+    def move(self, item: Send, fd: int, lanes: Lanes) -> ObjectInfo:
         """Send once more what another writer's commit of the same name, or its clearing up, took away."""
         overtaken = lost = 0
         while True:
