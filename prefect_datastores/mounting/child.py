@@ -10,21 +10,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prefect_datastores.errors import DatastoreError, MountError, ObjectNotFound
 from prefect_datastores.mounting import device, lease
 from prefect_datastores.mounting.contents import Contents
 from prefect_datastores.mounting.exchangeable import Exchangeable
-from prefect_datastores.mounting.operations import Operations
+from prefect_datastores.mounting.pending import Unstored
 from prefect_datastores.mounting.session import Session
 from prefect_datastores.mounting.space import Space
 from prefect_datastores.mounting.statistics import Statistics
+from prefect_datastores.mounting.systems import Changing, Reading, recover
 from prefect_datastores.mounting.talk import (
     Failed,
     MakeStore,
     Ready,
     Renew,
+    Storing,
     Tell,
     Told,
     Unmount,
@@ -32,7 +34,7 @@ from prefect_datastores.mounting.talk import (
     receive,
     send,
 )
-from prefect_datastores.mounting.tree import Place, Tree
+from prefect_datastores.mounting.tree import Place
 from prefect_datastores.names import folder_prefix
 from prefect_datastores.redaction import scrub
 from prefect_datastores.staging.published import where
@@ -107,14 +109,20 @@ class _Mount:
             signal.signal(number, lambda *_: os.write(self._woken, b"."))
         wanted = self._wanted
         store = Exchangeable(_opened(wanted.make, wanted.rates))
+        if wanted.drafts_root is not None:
+            recover(store, wanted.drafts_root)
         place = _place(store, wanted)
-        tree = Tree(store, place, wanted.consistency, statistics=self._statistics)
         contents = Contents(store, _space(wanted), self._statistics)
-        operations = Operations(tree, contents, self._statistics)
-        fd, grace = device.mount(wanted.point, source=wanted.title), 0.0
+        system: Reading | Changing = (
+            Reading(store, place, contents, wanted.consistency, self._statistics)
+            if wanted.drafts_root is None
+            else Changing(store, place, contents, wanted, self._statistics)
+        )
+        fd, grace = self._mount(system), 0.0
+        unstored: Sequence[Unstored] = ()
         try:
             lease.write(wanted.lease, lease.mine(wanted.title, wanted.point))
-            session = Session(fd, operations)
+            session = system.session(fd)
             serving = threading.Thread(
                 target=self._serve, args=(session,), name="pds-mount", daemon=True
             )
@@ -124,14 +132,30 @@ class _Mount:
             send(self._writing, Ready(name))
             grace = self._wait(store)
         finally:
-            self._unmount(grace)
+            is_free = self._unmount(grace)
+            unstored = system.finish(self._storing, is_free=is_free)
             os.close(fd)
-            tree.close()
+            system.close(keep=bool(unstored))
             contents.close()
             store.close()
         _log.info("Unmounted %s: %s", wanted.title, self._statistics.to_dict())
         with contextlib.suppress(OSError):
-            send(self._writing, Told(self._statistics.to_dict()))
+            send(self._writing, Told(self._statistics.to_dict(), tuple(unstored)))
+
+    def _mount(self, system: Reading | Changing) -> int:
+        """Mount; nothing of what was begun for it is left where that fails."""
+        wanted = self._wanted
+        read_only = wanted.drafts_root is None
+        try:
+            return device.mount(wanted.point, source=wanted.title, read_only=read_only)
+        except BaseException:
+            system.close(keep=False)
+            raise
+
+    def _storing(self, files: int, size: int) -> None:
+        _log.info("%d files (%d bytes) are still to be stored.", files, size)
+        with contextlib.suppress(OSError):
+            send(self._writing, Storing(files, size))
 
     def _serve(self, session: Session) -> None:
         session.serve()
@@ -167,14 +191,16 @@ class _Mount:
             if isinstance(said, Tell):
                 send(self._writing, Told(self._statistics.to_dict()))
 
-    def _unmount(self, grace: float) -> None:
+    def _unmount(self, grace: float) -> bool:
+        """Unmount; False where it was taken away from somebody who used it."""
         point, until = self._wanted.point, time.monotonic() + grace
         while not device.unmount(point):
             if time.monotonic() >= until:
                 _log.warning("%s is in use still, and is taken away.", point)
                 device.unmount(point, detach=True)
-                return
+                return False
             time.sleep(0.05)
+        return True
 
 
 def _opened(make: MakeStore, rates: Rates) -> ObjectStore:

@@ -43,11 +43,15 @@ class Faults:
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Tell a program the errno of what fails inside."""
+        """Tell a program the errno of what fails inside; that of the disk is what it is."""
         try:
             yield
         except DatastoreError as error:
             raise Refused(self.errno_of(error, what)) from error
+        except OSError as error:
+            number = error.errno or errno.EIO
+            self._say(f"{what}: {error.strerror}", number)
+            raise Refused(number) from error
 
     def errno_of(self, error: DatastoreError, what: str) -> int:
         """Return the errno of a fault, which is said in the log."""

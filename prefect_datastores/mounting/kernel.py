@@ -49,10 +49,21 @@ _ATTR_OUT = struct.Struct("<QII")
 _OPEN_IN = struct.Struct("<II")
 _OPEN_OUT = struct.Struct("<QIi")
 _READ_IN = struct.Struct("<QQIIQII")
-_RELEASE_IN = struct.Struct("<QIIQ")
+_HANDLE_IN = struct.Struct("<Q")  # with which RELEASE, FLUSH and FSYNC begin
 _FORGET_IN = struct.Struct("<Q")
 _BATCH_IN = struct.Struct("<II")
 _ONE_FORGET = struct.Struct("<QQ")
+_WRITE_IN = struct.Struct("<QQIIQII")
+_WRITE_OUT = struct.Struct("<II")
+_SETATTR_IN = struct.Struct("<IIQQQQQQIIIIIIII")
+_MKNOD_IN = struct.Struct("<IIII")
+_MKDIR_IN = struct.Struct("<II")
+_RENAME_IN = struct.Struct("<Q")
+_RENAME2_IN = struct.Struct("<QII")
+_CREATE_IN = struct.Struct("<IIII")
+_FALLOCATE_IN = struct.Struct("<QQQII")
+_SET_MODE, _SET_OWNER, _SET_GROUP, _SET_SIZE, _SET_MODIFIED = 1, 2, 4, 8, 32
+_SET_MODIFIED_NOW = 256
 _DIRENT = struct.Struct("<QQII")
 _STATFS = struct.Struct("<QQQQQIII4x24x")
 BACKING_MAP = struct.Struct("<iIQ")
@@ -90,6 +101,16 @@ class Read(NamedTuple):
     handle: int
     offset: int
     size: int
+
+
+class Change(NamedTuple):
+    """Attributes that are to be other ones; None stays as it is."""
+
+    size: int | None = None
+    mode: int | None = None
+    owner: int | None = None
+    group: int | None = None
+    modified: float | None = None
 
 
 def request_of(buffer: memoryview) -> Request:
@@ -177,9 +198,57 @@ def read_of(body: memoryview) -> Read:
     return Read(handle, offset, size)
 
 
+def write_of(body: memoryview) -> tuple[Read, memoryview]:
+    """Return the range of an open file that is written, and with what."""
+    handle, offset, size, _, _, _, _ = _WRITE_IN.unpack_from(body)
+    begin = _WRITE_IN.size
+    return Read(handle, offset, size), body[begin : begin + size]
+
+
+def write_reply(size: int) -> bytes:
+    """Return how much was written."""
+    return _WRITE_OUT.pack(size, 0)
+
+
+def change_of(body: memoryview, now: float) -> Change:
+    """Return which attributes are to be other ones."""
+    valid, _, _, size, _, _, modified, _, _, part, _, mode, _, owner, group, _ = (
+        _SETATTR_IN.unpack_from(body)
+    )
+    when = now if valid & _SET_MODIFIED_NOW else modified + part / 1e9
+    return Change(
+        size if valid & _SET_SIZE else None,
+        mode if valid & _SET_MODE else None,
+        owner if valid & _SET_OWNER else None,
+        group if valid & _SET_GROUP else None,
+        when if valid & _SET_MODIFIED else None,
+    )
+
+
+def made_of(request: Request) -> tuple[bytes, int]:
+    """Return the name and the mode of what is to be made."""
+    shape = {MKNOD: _MKNOD_IN, MKDIR: _MKDIR_IN, CREATE: _CREATE_IN}[request.opcode]
+    fields = shape.unpack_from(request.body)
+    return name_of(request.body[shape.size :]), fields[1 if request.opcode == CREATE else 0]
+
+
+def renamed_of(request: Request) -> tuple[bytes, int, bytes, int]:
+    """Return the name that goes, the folder and the name that come, and flags as of renameat2(2)."""
+    shape = _RENAME2_IN if request.opcode == RENAME2 else _RENAME_IN
+    fields = shape.unpack_from(request.body)
+    old, new, _ = bytes(request.body[shape.size :]).split(b"\0", 2)
+    return old, fields[0], new, fields[1] if len(fields) > 1 else 0
+
+
+def allocated_of(body: memoryview) -> tuple[Read, int]:
+    """Return a range of an open file for which room is wanted, and the mode of fallocate(2)."""
+    handle, offset, size, mode, _ = _FALLOCATE_IN.unpack_from(body)
+    return Read(handle, offset, size), mode
+
+
 def handle_of(body: memoryview) -> int:
-    """Return the open file that is closed."""
-    return int(_RELEASE_IN.unpack_from(body)[0])
+    """Return the open file that is closed, or to be stored."""
+    return int(_HANDLE_IN.unpack_from(body)[0])
 
 
 def forgotten(request: Request) -> Sequence[tuple[int, int]]:
@@ -208,6 +277,11 @@ def directory_entry_known(of: Attributes, offset: int, name: bytes) -> bytes:
     """Return a line among those with attributes that is no lookup: `.` and `..`."""
     nothing = bytes(_ENTRY.size + _ATTR.size)
     return nothing + directory_entry(of.node, offset, name, of.mode)
+
+
+def directory_entry_gone(offset: int, name: bytes, mode: int) -> bytes:
+    """Return a line among those with attributes for what was there when the folder was opened."""
+    return directory_entry_known(Attributes(0xFFFFFFFF, mode, 0, 0.0), offset, name)
 
 
 def statfs_reply(total: int, free: int, files: int) -> bytes:

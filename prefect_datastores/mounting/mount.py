@@ -11,17 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from prefect_datastores.errors import MountError, MountUnavailable
 from prefect_datastores.mounting import device, lease
+from prefect_datastores.mounting.pending import Unstored
 from prefect_datastores.mounting.talk import (
     Failed,
     MakeStore,
     Ready,
     Renew,
+    Storing,
     Tell,
     Told,
     Unmount,
@@ -32,7 +34,9 @@ from prefect_datastores.mounting.talk import (
 
 READY_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
 _TAIL_LINES = 5
+_SHOWN = 10
 # The process gets its environment by the pipe: what others can see of it holds no secret.
 _VISIBLE = (
     "PATH",
@@ -94,32 +98,50 @@ class Mount:
         with self._lock, contextlib.suppress(OSError):
             send(self._to, Renew(make))
 
-    def unmount(self, grace: float = _GRACE_SECONDS) -> dict[str, int]:
+    def unmount(
+        self,
+        grace: float = _GRACE_SECONDS,
+        *,
+        tell: Callable[[int, int], None] = lambda *_: None,
+    ) -> dict[str, int]:
         """End it, and return what it did; nothing of it is left, whatever happened to its process.
 
-        Who uses it is waited for `grace` seconds, and loses it then.
+        Who uses it is waited for `grace` seconds, and loses it then. What was written and is not
+        stored yet is waited for; `tell` hears each second how many files and bytes that is.
 
         Raises:
-            MountError: its process died before, so that who read from it had errors.
+            MountError: its process died before, so that who used it had errors; or a file that was
+                written could not be stored.
         """
         with self._lock:
             if self._is_over:
                 return dict(self._numbers)
             self._is_over = True
-            ended = False
-            with contextlib.suppress(OSError):
-                send(self._to, Unmount(grace))
-                if isinstance(told := self._next(grace + 30.0), Told):
-                    self._numbers, ended = told.numbers, True
+            told = self._last_words(grace, tell)
+            if told is not None:
+                self._numbers = told.numbers
             tail = self._tail()
             self._end()
-        if not ended:
+        if told is None:
             died = self._process.returncode
             raise MountError(
                 f"The mount of {self._wanted.title} ended before its time (exit code {died}): what was read from it "
                 f"since then failed. The end of its log:\n  {tail}"
             )
+        if told.unstored:
+            raise MountError(_unstored(self._wanted.title, told.unstored))
         return dict(self._numbers)
+
+    def _last_words(self, grace: float, tell: Callable[[int, int], None]) -> Told | None:
+        """Ask the process to end, and return what it says then; None where it is dead."""
+        with contextlib.suppress(OSError):
+            send(self._to, Unmount(grace))
+            while (said := self._next(grace + _SILENT_SECONDS)) is not None:
+                if isinstance(said, Told):
+                    return said
+                if isinstance(said, Storing):
+                    tell(said.files, said.size)
+        return None
 
     def _end(self) -> None:
         """Make sure that nothing is left."""
@@ -176,6 +198,17 @@ class Mount:
         if isinstance(said, Failed):
             raise said.error
         raise MountError(f"The process that was to mount {self._wanted.title} ended:\n  {tail}")
+
+
+def _unstored(title: str, files: Sequence[Unstored]) -> str:
+    """Say what the service does not have, and where it is."""
+    shown = [f"  {one.name}: {one.reason} ({one.draft})" for one in files[:_SHOWN]]
+    shown += [f"  and {len(files) - _SHOWN} more"] if len(files) > _SHOWN else []
+    listed = "\n".join(shown)
+    return (
+        f"What was written to {title} is not all stored:\n{listed}\nThe next mount of it stores what its writer "
+        "closed, and so does `prefect-datastores doctor`; the rest stays there for a week."
+    )
 
 
 def mount(

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Protocol
 
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.mounting import kernel
-from prefect_datastores.mounting.contents import Opened, Parts, Version
-from prefect_datastores.mounting.faults import Refused
+from prefect_datastores.mounting.contents import Answer, Parts
+from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import Listing
 from prefect_datastores.mounting.kernel import Request
-from prefect_datastores.mounting.operations import Operations
-from prefect_datastores.mounting.tree import Node
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _THREADS = 2
 _SLOW_THREADS = 16
 _BACKGROUND = 64
-_STACK_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH: the cache may itself lie on an overlay
 _WANTED = (
     kernel.ASYNC_READ
     | kernel.BIG_WRITES
@@ -45,10 +42,53 @@ _CHANGES = {
 }
 
 
+class FileSystem(Protocol):
+    """What a session asks; each refusal is a `Refused`."""
+
+    faults: Faults
+
+    @property
+    def valid_seconds(self) -> int:
+        """For how long what was told of names and attributes holds."""
+
+    def look_up(self, parent: int, name: bytes) -> kernel.Attributes | None:
+        """Return what stands under a name, a lookup more; None where nothing does."""
+
+    def is_ready(self, folder: int) -> bool:
+        """Tell whether a folder can be looked into at once."""
+
+    def forget(self, node: int, lookups: int) -> None:
+        """Take note that lookups were given back."""
+
+    def stat(self, node: int) -> kernel.Attributes:
+        """Return what is known of a node."""
+
+    def listing(self, folder: int) -> Listing:
+        """Return what a folder holds."""
+
+    def entry(self, folder: int, name: str, listing: Listing) -> kernel.Attributes | None:
+        """Return what a listing showed under a name, a lookup more; None where it is gone."""
+
+    def parent(self, folder: int) -> kernel.Attributes:
+        """Return the folder above; of the root, the root."""
+
+    def room(self) -> tuple[int, int, int]:
+        """Return bytes in all, free bytes, and files."""
+
+    def open(self, number: int, flags: int) -> int:
+        """Open a file."""
+
+    def read(self, handle: int, offset: int, size: int, answer: Answer) -> None:
+        """Give what is at a place in an open file to `answer`, at once or later."""
+
+    def close(self, handle: int) -> None:
+        """Close a file."""
+
+
 class Session:
     """One mount as the kernel sees it."""
 
-    def __init__(self, fd: int, operations: Operations) -> None:
+    def __init__(self, fd: int, operations: FileSystem) -> None:
         """Take the descriptor of a mount that nobody serves yet."""
         self._fd, self._operations = fd, operations
         self._lock = threading.Lock()
@@ -56,10 +96,6 @@ class Session:
         self._interrupted: set[int] = set()
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="pds-mount-look")
         self._listings: dict[int, tuple[Listing, list[str]]] = {}
-        self._backing: dict[int, _Backing] = {}
-        self._plain: dict[int, int] = {}
-        self._ways: dict[int, _Way] = {}
-        self.passes_through = False
         self._next = 1
         self._answers: dict[int, Callable[[Request], None]] = {
             kernel.LOOKUP: self._look_up,
@@ -105,13 +141,15 @@ class Session:
             )
             self._refuse(request, errno.EPROTO)
             return
-        wanted = _WANTED & flags
-        if minor >= kernel.MINOR and flags & kernel.PASSTHROUGH:
-            wanted |= kernel.PASSTHROUGH
-            self.passes_through = True
-        depth = _STACK_DEPTH if self.passes_through else 0
-        body = kernel.init_reply(minor, wanted, background=_BACKGROUND, stack_depth=depth)
+        more, depth = self._more(minor, flags)
+        body = kernel.init_reply(
+            minor, _WANTED & flags | more, background=_BACKGROUND, stack_depth=depth
+        )
         self._answer(request, body)
+
+    def _more(self, minor: int, flags: int) -> tuple[int, int]:
+        """Return what is agreed upon beyond what all sessions do, and how deep file systems may be stacked."""
+        return 0, 0
 
     def _serve(self) -> None:
         buffer = memoryview(bytearray(kernel.LARGEST_READ + 4096))
@@ -253,10 +291,11 @@ class Session:
         if not plus:
             mode = 0o040000 if listing[name] is None else 0o100000
             return kernel.directory_entry(0xFFFFFFFF, place, raw, mode)
-        valid = self._operations.valid_seconds
-        return kernel.directory_entry_plus(
-            self._operations.entry(node, name, listing), place, raw, valid
-        )
+        of = self._operations.entry(node, name, listing)
+        if of is None:
+            mode = 0o040000 if listing[name] is None else 0o100000
+            return kernel.directory_entry_gone(place, raw, mode)
+        return kernel.directory_entry_plus(of, place, raw, self._operations.valid_seconds)
 
     def _release_folder(self, request: Request) -> None:
         self._listings.pop(kernel.handle_of(request.body), None)
@@ -266,46 +305,7 @@ class Session:
 
     def _open_file(self, request: Request) -> None:
         handle = self._operations.open(request.node, kernel.open_flags_of(request.body))
-        node, opened = self._operations.opened(handle)
-        way = self._way_of(node, opened)
-        self._ways[handle] = way
-        flags = kernel.NOFLUSH | (kernel.PASSTHROUGH_OPEN if way.backing else kernel.KEEP_CACHE)
-        self._answer(request, kernel.open_reply(handle, flags, way.backing))
-
-    def _way_of(self, node: Node, opened: Opened) -> _Way:
-        """Have the kernel read the file of a whole version itself; while one does so, all who open it do."""
-        version = opened.version
-        with self._lock:
-            backing = self._backing.get(node.id)
-            if backing is None and version is not None and self._may_pass_through(node, version):
-                backing = self._make_backing(node, version)
-            if backing is None:
-                self._plain[node.id] = self._plain.get(node.id, 0) + 1
-                return _Way(node.id, 0)
-            backing.users += 1
-            return _Way(node.id, backing.number)
-
-    def _may_pass_through(self, node: Node, version: Version) -> bool:
-        # The kernel refuses to open a file in both ways at once.
-        return (
-            self.passes_through
-            and not self._plain.get(node.id)
-            and version.blocks.may_be_handed_out
-        )
-
-    def _make_backing(self, node: Node, version: Version) -> _Backing | None:
-        asked = bytearray(kernel.BACKING_MAP.pack(version.blocks.fd, 0, 0))
-        try:
-            number = fcntl.ioctl(
-                self._fd, kernel.BACKING_OPEN, asked
-            )  # an int, as it may be written to
-        except OSError as error:
-            self.passes_through = False
-            _log.info("Files are not handed to the kernel: %s", error.strerror)
-            return None
-        version.blocks.pins += 1
-        made = self._backing[node.id] = _Backing(number, version)
-        return made
+        self._answer(request, kernel.open_reply(handle, kernel.KEEP_CACHE | kernel.NOFLUSH))
 
     def _read(self, request: Request) -> None:
         asked = kernel.read_of(request.body)
@@ -334,42 +334,7 @@ class Session:
     def _release(self, request: Request) -> None:
         handle = kernel.handle_of(request.body)
         self._answer(request)
-        way = self._ways.pop(handle, None)
-        if way is not None:
-            self._leave(way)
         self._operations.close(handle)
-
-    def _leave(self, way: _Way) -> None:
-        with self._lock:
-            if not way.backing:
-                self._plain[way.node] -= 1
-                if not self._plain[way.node]:
-                    del self._plain[way.node]
-                return
-            backing = self._backing[way.node]
-            backing.users -= 1
-            if backing.users:
-                return
-            del self._backing[way.node]
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(self._fd, kernel.BACKING_CLOSE, backing.number.to_bytes(4, "little"))
-        backing.version.blocks.pins -= 1
-
-
-class _Way:
-    """How an open file is read: by asking, or, with a number, by the kernel itself."""
-
-    __slots__ = ("backing", "node")
-
-    def __init__(self, node: int, backing: int) -> None:
-        self.node, self.backing = node, backing
-
-
-class _Backing:
-    """A file that the kernel reads itself."""
-
-    def __init__(self, number: int, version: Version) -> None:
-        self.number, self.version, self.users = number, version, 0
 
 
 def _plain_line(of: kernel.Attributes, offset: int, name: bytes) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefect_datastores.mounting.pending import Unstored
 from prefect_datastores.mounting.tree import Consistency
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.limit import Rates
@@ -32,6 +33,8 @@ class Wanted:
     """An empty folder."""
     lease: Path = Path()
     consistency: Consistency = "pinned"
+    drafts_root: Path | None = None
+    """Where files are that are written to; None mounts it to be read only."""
     cache_root: Path | None = None
     cache_bytes: int | None = None
     allow_empty: bool = False
@@ -58,6 +61,16 @@ class Told:
     """What it did up to now."""
 
     numbers: dict[str, int]
+    unstored: tuple[Unstored, ...] = ()
+    """At the end: the files that were written and that the service does not have."""
+
+
+@dataclass(frozen=True)
+class Storing:
+    """What was written is stored still, before the end."""
+
+    files: int
+    size: int
 
 
 @dataclass(frozen=True)

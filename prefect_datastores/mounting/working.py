@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from typing import Union
 
 from prefect_datastores.mounting.drafts import Draft
@@ -15,6 +14,7 @@ from prefect_datastores.mounting.folders import Folders
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.mounting.tree import ROOT, Place
 from prefect_datastores.names import folder_prefix
+from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 
@@ -68,6 +68,8 @@ class Folder:
         """Below which prefix its content is, where that does not follow from its name."""
         self.is_frozen = False
         """What is in it cannot be changed."""
+        self.holds_one = False
+        """It shows one file that was mounted alone, and that can be written to."""
         self.stands = False
         """It stays at the service when nothing is in it."""
         self.is_linked = True
@@ -101,10 +103,12 @@ class WorkingTree:
         self._next = ROOT + 1
         self.root = Folder(ROOT, None, "")
         self.root.fixed, self.root.stands, self.root.modified = place.prefix, True, time.time()
+        self.root.is_frozen = is_kept_for_publishing(place.prefix.split("/"))
         self._nodes: dict[int, Node] = {ROOT: self.root}
         if place.single is not None:
             above, _, name = place.single.asked.rpartition("/")
             self.root.fixed, self.root.is_frozen = folder_prefix(above), True
+            self.root.holds_one = not is_kept_for_publishing(above.split("/"))
             self.root.children = {}
             file = self.new_file(self.root, name, place.single)
             statistics.listed(1, file.size)
@@ -122,7 +126,7 @@ class WorkingTree:
         with self._lock:
             return [node for node in self._nodes.values() if isinstance(node, File)]
 
-    def children(self, folder: Folder) -> Mapping[str, Node]:
+    def children(self, folder: Folder) -> dict[str, Node]:
         """Return what a folder holds.
 
         Raises:
@@ -184,6 +188,14 @@ class WorkingTree:
         assert node.parent.children is not None, "It was found in it."
         del node.parent.children[node.name]
         self._link(node, parent, name)
+
+    def renamed_below(self, folder: Folder) -> None:
+        """Take note that the service has all below a folder under other names, in the same versions."""
+        for node in (folder.children or {}).values():
+            if isinstance(node, Folder):
+                self.renamed_below(node)
+            elif node.info is not None:
+                node.info = node.info._replace(name=node.object_name, stored_as="")
 
     def forget(self, node: Node, lookups: int) -> None:
         """Take note that the kernel let go of so many lookups."""

@@ -6,18 +6,13 @@ Within one folder the kernel asks for one change after the other.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import time
 
-from prefect_datastores.errors import (
-    DatastoreError,
-    FolderNotEmpty,
-    ObjectNotFound,
-    UnsafeName,
-)
-from prefect_datastores.files import local_error
+from prefect_datastores.errors import FolderNotEmpty, ObjectNotFound, UnsafeName
 from prefect_datastores.mounting.contents import Answer
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import LONGEST, Listing
@@ -82,16 +77,12 @@ class WritableOperations:
             mode, modified = stat.S_IFDIR | node.mode, node.modified or self._began
             return Attributes(node.id, mode, 0, modified, 2, owner, group)
         mode, links = stat.S_IFREG | node.mode, int(node.is_linked)
-        return Attributes(
-            node.id, mode, node.size, node.time or self._began, links, owner, group
-        )
+        return Attributes(node.id, mode, node.size, node.time or self._began, links, owner, group)
 
     def listing(self, number: int) -> Listing:
         """Return what a folder holds."""
         children = self._children(self._folder(number))
-        return {
-            name: None if isinstance(node, Folder) else _NEW for name, node in children.items()
-        }
+        return {name: None if isinstance(node, Folder) else _NEW for name, node in children.items()}
 
     def entry(self, folder: int, name: str, listing: Listing) -> Attributes | None:
         """Return what a listing showed under a name, a lookup more; None where it is gone."""
@@ -127,12 +118,14 @@ class WritableOperations:
         if isinstance(node, Folder):
             raise Refused(errno.EISDIR)
         self._check_thawed(node.parent)
-        with self._told(f"give another length to {node.object_name!r}", node):
+        with self.faults.told(f"give another length to {node.object_name!r}"):
             self._writing.resize(node, size)
 
     # -- making and removing --------------------------------------------------------------------
 
-    def create(self, parent: int, name: bytes, mode: int, *, exclusive: bool) -> tuple[Attributes, int]:
+    def create(
+        self, parent: int, name: bytes, mode: int, *, exclusive: bool
+    ) -> tuple[Attributes, int]:
         """Make a file that the service has once it is closed; return it, a lookup more, and its handle."""
         folder = self._folder(parent)
         found = self._children(folder).get(os.fsdecode(name))
@@ -148,7 +141,7 @@ class WritableOperations:
             raise Refused(errno.EPERM)
         file = self._new_file(self._folder(parent), name, mode)
         try:
-            with self._told(f"make {file.object_name!r}", file), self._writing.using(file):
+            with self.faults.told(f"make {file.object_name!r}"), self._writing.using(file):
                 self._writing.store(file)
         except Refused:
             self._tree.unlink(file)
@@ -160,7 +153,7 @@ class WritableOperations:
         text = self._new_name(folder, name)
         file = self._tree.new_file(folder, text, None)
         try:
-            with self._told(f"make {file.object_name!r}", file):
+            with self.faults.told(f"make {file.object_name!r}"):
                 self._writing.begin(file)
         except Refused:
             self._tree.unlink(file)
@@ -173,7 +166,7 @@ class WritableOperations:
         """Make a folder, a lookup more."""
         above = self._folder(parent)
         text = self._new_name(above, name)
-        with self._writing.gate.passing(), self._told(f"make the folder {text!r}"):
+        with self._writing.gate.passing(), self.faults.told(f"make the folder {text!r}"):
             self._store.make_folder(ObjectName(above.prefix + text))
             made = self._tree.new_folder(above, text)
         made.children, made.stands, made.mode = {}, True, stat.S_IMODE(mode)
@@ -186,7 +179,7 @@ class WritableOperations:
         if isinstance(file, Folder):
             raise Refused(errno.EISDIR)
         self._check_thawed(folder)
-        with self._told(f"remove {file.object_name!r}", file):
+        with self.faults.told(f"remove {file.object_name!r}"):
             self._writing.hold(file)
             with self._writing.gate.passing(), file.lock:
                 self._leave_standing(folder)
@@ -199,10 +192,8 @@ class WritableOperations:
         """Delete what the service has of a file, if that is what it was when it was seen."""
         if file.info is None:
             return
-        try:
+        with contextlib.suppress(ObjectNotFound):
             self._store.delete(ObjectName(file.object_name), pin=file.info.etag)
-        except ObjectNotFound:
-            pass
         file.info = None
 
     def remove_folder(self, parent: int, name: bytes) -> None:
@@ -213,7 +204,10 @@ class WritableOperations:
         self._check_thawed(above)
         if self._children(folder):
             raise Refused(errno.ENOTEMPTY)
-        with self._writing.gate.passing(), self._told(f"remove the folder {folder.object_name!r}"):
+        with (
+            self._writing.gate.passing(),
+            self.faults.told(f"remove the folder {folder.object_name!r}"),
+        ):
             self._leave_standing(above)
             self._remove_empty(folder)
             self._tree.unlink(folder)
@@ -261,7 +255,7 @@ class WritableOperations:
     ) -> None:
         if isinstance(standing, Folder):
             raise Refused(errno.EISDIR)
-        with self._told(f"rename {file.object_name!r}", file):
+        with self.faults.told(f"rename {file.object_name!r}"):
             if standing is not None:
                 self._writing.hold(standing)
             with self._writing.gate.passing(), file.lock:
@@ -300,7 +294,7 @@ class WritableOperations:
         moves = self._store.capabilities.has_folders
         if not moves and self._children(node):
             raise Refused(errno.EXDEV)  # who asked copies file by file
-        with self._writing.gate.alone(), self._told(f"rename the folder {name!r}"):
+        with self._writing.gate.alone(), self.faults.told(f"rename the folder {name!r}"):
             if folder is not place:
                 self._leave_standing(folder)
             if moves:
@@ -333,7 +327,7 @@ class WritableOperations:
     def write(self, handle: int, offset: int, data: memoryview, *, wait: bool) -> bool:
         """Write at a place in an open file; False where that takes time, and is not waited for."""
         file = self._handle(handle).file
-        with self._told(f"write to {file.object_name!r}", file):
+        with self.faults.told(f"write to {file.object_name!r}"):
             if wait:
                 self._writing.write(file, offset, data)
                 return True
@@ -344,7 +338,7 @@ class WritableOperations:
         if mode:
             raise Refused(errno.EOPNOTSUPP)
         file = self._handle(handle).file
-        with self._told(f"make room for {file.object_name!r}", file):
+        with self.faults.told(f"make room for {file.object_name!r}"):
             self._writing.allocate(file, offset, size)
 
     def flush(self, handle: int) -> None:
@@ -359,7 +353,7 @@ class WritableOperations:
 
     def _store_now(self, file: File, *, synced: bool) -> None:
         if file.is_changed:
-            with self._told(f"store {file.object_name!r}", file):
+            with self.faults.told(f"store {file.object_name!r}"):
                 self._writing.store(file, synced=synced)
 
     def close(self, handle: int) -> None:
@@ -367,9 +361,6 @@ class WritableOperations:
         self._writing.close(handle)
 
     # -- what stands in the way -----------------------------------------------------------------
-
-    def _told(self, what: str, file: File | None = None):  # type: ignore[no-untyped-def]
-        return _Told(self.faults, what)
 
     def _node(self, number: int) -> Node:
         try:
@@ -406,7 +397,9 @@ class WritableOperations:
         if folder.is_frozen and not (single is not None and folder.holds_one):
             raise Refused(errno.EROFS)
 
-    def _new_name(self, folder: Folder, name: bytes, *, besides: tuple[Node | None, ...] = ()) -> str:
+    def _new_name(
+        self, folder: Folder, name: bytes, *, besides: tuple[Node | None, ...] = ()
+    ) -> str:
         """Return a name that something new can have in a folder."""
         self._check_thawed(folder)
         if not folder.is_linked:
@@ -429,34 +422,20 @@ class WritableOperations:
             raise Refused(errno.EINVAL) from None
         if rules.path_fault(whole.split("/")) is not None:
             raise Refused(errno.EINVAL)
-        taken = {one for other, one in self._children(folder).items() if rules.key(other) == rules.key(text)} if _folds(rules) else {self._children(folder).get(text)}
-        if taken - {None, *besides}:
+        if self._standing(folder, text, rules) - {None, *besides}:
             raise Refused(errno.EEXIST)
         return text
+
+    def _standing(self, folder: Folder, text: str, rules: NameRules) -> set[Node | None]:
+        """Return what the service takes for what has a name, by whatever name it is known."""
+        children = self._children(folder)
+        if rules.case_sensitive and not rules.normalizes_unicode:
+            return {children.get(text)}
+        key = rules.key(text)
+        return {node for name, node in children.items() if rules.key(name) == key}
 
     def _name_rules(self) -> NameRules:
         if self._rules is None:
             with self.faults.told("ask for the rules of names"):
                 self._rules = self._store.name_rules()
         return self._rules
-
-
-def _folds(rules: NameRules) -> bool:
-    return rules.normalizes_unicode or not rules.case_sensitive
-
-
-class _Told:
-    """Tells a program the errno of what failed; errors of the disk as they are."""
-
-    def __init__(self, faults: Faults, what: str) -> None:
-        self._faults, self._what = faults, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, DatastoreError):
-            number = self._faults.errno_of(local_error(error, self._what), self._what)
-            raise Refused(error.errno or number) from error
-        if isinstance(error, DatastoreError):
-            raise Refused(self._faults.errno_of(error, self._what)) from error

@@ -305,22 +305,28 @@ class Writing:
                 self.store(file)
         except DatastoreError as error:
             _log.error("%r is not stored yet: %s", file.object_name, error)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - said, and tried again at the end
             _log.exception("%r is not stored yet.", file.object_name)
 
     def finish(
-        self, files: list[File], seconds: float, tell: Callable[[int, int], None]
+        self,
+        files: list[File],
+        seconds: float,
+        tell: Callable[[int, int], None],
+        *,
+        is_free: bool,
     ) -> list[Unstored]:
         """Store what is not stored yet, for so long; return what could not be.
 
         `tell` hears now and then how many files and bytes are left. What somebody has open to
-        write is not stored: nobody said that it is whole.
+        write is not stored: nobody said that it is whole. Where it `is_free`, nobody has, though
+        the kernel did not come to say so.
         """
         until = time.monotonic() + seconds
         waiting = {
             self._late.submit(self._store_late, file): file
             for file in files
-            if file.is_changed and file.is_linked and not file.writers
+            if file.is_changed and file.is_linked and (is_free or not file.writers)
         }
         left = set(waiting)
         while left and (rest := until - time.monotonic()) > 0:
@@ -331,7 +337,7 @@ class Writing:
             self._sender.close()
             self._store.interrupt()
         return [
-            Unstored(file.object_name, _reason(file), self._drafts.path(file.draft.number))
+            Unstored(file.object_name, _reason(file, is_free), self._drafts.path(file.draft.number))
             for file in files
             if file.is_changed and file.is_linked and file.draft is not None
         ]
@@ -348,8 +354,8 @@ class Writing:
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
 
-def _reason(file: File) -> str:
-    if file.writers:
+def _reason(file: File, is_free: bool) -> str:
+    if file.writers and not is_free:
         return "a program had it open to write, and did not close it"
     if file.fault is None:
         return "there was no time left to store it"

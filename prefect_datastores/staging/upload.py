@@ -34,6 +34,7 @@ from prefect_datastores.staging.lookup import Lookup
 from prefect_datastores.staging.plan import (
     Overwrite,
     Send,
+    SourceFile,
     UploadPlan,
     check_names,
     plan_upload,
@@ -42,7 +43,7 @@ from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.published import head, refuse_published
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.resume import Resumption, Sending
-from prefect_datastores.staging.walk import Source, SourceFile
+from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Extras,
