@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
+    DatastoreError,
     EndpointUnreachable,
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -43,6 +45,7 @@ from prefect_datastores.stores.data_lake_writing import DataLakeWriting
 from prefect_datastores.stores.decorated import Wrapped
 from prefect_datastores.stores.hierarchy import is_hierarchical
 from prefect_datastores.stores.listed import page_in_order
+from prefect_datastores.stores.moving import Remembered, check_move, end_not_known
 from prefect_datastores.stores.signing import signer_of
 from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
 
@@ -59,9 +62,11 @@ _WHERE_NONE_IS = {"If-None-Match": "*"}
 # What the SDKs send: by the other mode, a folder moves into one that has the name.
 _RENAME = (("mode", "legacy"),)
 # The service checks the rights of so many paths a request, and removes all of them by the last one.
+_ONLY_EMPTY = (("recursive", "false"),)
 _REMOVE = (("recursive", "true"), ("paginated", "true"))
 _NONE: Mapping[str, str] = MappingProxyType({})
 _MAY_BE_DONE = (ServiceBusy, EndpointUnreachable)
+_TURNS = 5  # in each of which somebody else changed what the look before found
 
 
 class DataLakeStore(BlobStore):
@@ -94,6 +99,7 @@ class DataLakeStore(BlobStore):
             lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
             lambda name: self.delete(ObjectName(name)),
         )
+        self._renamed = Remembered[str]()  # the ETags of files
         self._asking = threading.Lock()
         self._folders: bool | None = None
 
@@ -117,6 +123,7 @@ class DataLakeStore(BlobStore):
             self.flat,
             kind=kind,
             has_folders=True,
+            moves_in_one_step=True,
             lists_by_folder=True,
             properties=access_control.KIND,
         )
@@ -302,7 +309,84 @@ class DataLakeStore(BlobStore):
             self.head(name)
             raise
 
+    def _moved(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None,
+        replaces: str | None,
+        if_absent: bool,
+    ) -> ObjectInfo:
+        """Rename a file ("Path - Create" with a source), on conditions of both; without folders, copy it.
+
+        It keeps its version by that, so a rename that was not answered is known.
+        """
+        if not self._has_folders():
+            return super()._moved(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+        key, over = (str(name), str(to)), conditions_of(replaces, if_absent)
+        for turn in range(1, _TURNS + 1):
+            try:
+                source = self.head(name)
+            except ObjectNotFound:
+                stands, version = self._standing(to), self._renamed.of(key)
+                if stands is None or version is None:
+                    raise
+                self._renamed.forget(key)
+                if stands.etag != version:
+                    raise end_not_known(self.url, name, to) from None
+                return stands
+            if turn > 1:  # which condition did not hold
+                where, stands = f"{self.url}/{to}", self._standing(to)
+                check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
+            self._renamed.keep(key, source.etag)
+            try:
+                self._rename(name, to, {"x-ms-source-if-match": pin or source.etag, **over})
+            except _MAY_BE_DONE:
+                raise
+            except (SourceChanged, ObjectExists):
+                self._renamed.forget(key)
+                if turn == _TURNS:
+                    raise
+                continue
+            except DatastoreError:
+                self._renamed.forget(key)
+                raise
+            self._renamed.forget(key)
+            return source._replace(name=str(to))
+        raise AssertionError("the last turn returns or raises")
+
+    def _standing(self, name: ObjectName) -> ObjectInfo | None:
+        """Return what is known of a file or folder; None where there is none."""
+        try:
+            return super().head(name)
+        except ObjectNotFound:
+            return None
+
     # -- folders --------------------------------------------------------------------------------
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder; the service makes those above it."""
+        if not self._has_folders():
+            super().make_folder(name)
+            return
+        try:
+            self._dfs.request("PUT", name, _DIRECTORY, _WHERE_NONE_IS)
+        except (ObjectExists, PlaceTaken):
+            if self._version_of_folder(name) is None:
+                raise PlaceTaken(
+                    f"A file stands at {self.url}/{name} or above it, where a folder is to be."
+                ) from None
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is; the service removes no other without being told to."""
+        if not self._has_folders():
+            super().remove_empty_folder(name)
+            return
+        version = self._version_of_folder(name)
+        if version is None:  # a file would be deleted as well
+            raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
+        self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": version})
 
     def move_folder(
         self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
@@ -316,7 +400,7 @@ class DataLakeStore(BlobStore):
             raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
         try:
             self._rename(name, to)
-        except ObjectExists:
+        except (ObjectExists, FolderNotEmpty):
             raise PlaceTaken(f"Something stands at {self.url}/{to} already.") from None
         except _MAY_BE_DONE:
             if self._version_of_folder(to) != version:
@@ -335,11 +419,8 @@ class DataLakeStore(BlobStore):
 
     def _version_of_folder(self, name: ObjectName) -> str | None:
         """Return the ETag of a folder; None where none is."""
-        try:
-            info = super().head(name)
-        except ObjectNotFound:
-            return None
-        return info.etag if info.is_marker else None
+        found = self._standing(name)
+        return found.etag if found is not None and found.is_marker else None
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""

@@ -6,7 +6,6 @@ The MD5 is not kept anywhere, so reads are verified by length only and reports s
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import threading
@@ -34,7 +33,7 @@ from prefect_datastores.stores.base import (
     Page,
     check_extras,
 )
-from prefect_datastores.stores.moving import check_move
+from prefect_datastores.stores.moving import both, check_move
 from prefect_datastores.workspaces import is_part
 
 
@@ -247,7 +246,7 @@ class LocalStore(NoProperties):
         Raises:
             TransferError: the names are on two disks.
         """
-        with self._committing_both(name, to):
+        with both(self.committing(name), self.committing(to)):
             source = self.head(name)
             stands = self._standing(to) if replaces is not None or if_absent else None
             where = f"{self.url}/{to}"
@@ -257,15 +256,6 @@ class LocalStore(NoProperties):
                 folder.move(RelativePath(name), RelativePath(to), if_absent=if_absent)
         folder.flush()
         return self.head(to)
-
-    @contextlib.contextmanager
-    def _committing_both(self, name: ObjectName, to: ObjectName) -> Iterator[None]:
-        """Hold the locks of two names, always in one order, so that no two wait for each other."""
-        locks = {id(lock): lock for lock in map(self.committing, (name, to))}
-        with contextlib.ExitStack() as held:
-            for _, lock in sorted(locks.items()):
-                held.enter_context(lock)
-            yield
 
     def _standing(self, name: ObjectName) -> ObjectInfo | None:
         """Return what is known of a file; None where there is none."""

@@ -190,7 +190,7 @@ class MemoryStore(NoFolders, NoProperties):
             check_move(
                 f"{self.url}/{to}",
                 found.info,
-                stands and stands.info,
+                stands.info if stands else None,
                 pin=pin,
                 replaces=replaces,
                 if_absent=if_absent,

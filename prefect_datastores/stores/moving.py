@@ -1,10 +1,73 @@
-"""What is looked at before an object gets another name, in every kind of store."""
+"""What is looked at before an object gets another name, and remembered where an answer to it was lost."""
 
 from __future__ import annotations
 
-from prefect_datastores.errors import NameCollision, ObjectExists, PlaceTaken, SourceChanged
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Generic, TypeVar
+
+from prefect_datastores.errors import (
+    NameCollision,
+    ObjectExists,
+    PlaceTaken,
+    SourceChanged,
+    TransferError,
+)
 from prefect_datastores.names import NameRules, ObjectName
 from prefect_datastores.stores.base import ObjectInfo
+
+_MOST = 1000
+Known = TypeVar("Known")
+
+
+class Remembered(Generic[Known]):
+    """What is known of moves whose last answer was lost, by both names, so that asking again goes on with them.
+
+    Of many, the oldest are forgotten: asking again for one of those may say that nothing is at the
+    old name. It is kept by the process alone.
+    """
+
+    def __init__(self) -> None:
+        """Remember nothing."""
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Known] = {}
+
+    def of(self, key: tuple[str, str]) -> Known | None:
+        """Return what is known of a move."""
+        with self._lock:
+            return self._known.get(key)
+
+    def keep(self, key: tuple[str, str], known: Known) -> None:
+        """Remember something of a move."""
+        with self._lock:
+            self._known.pop(key, None)
+            while len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = known
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """Forget a move, whose end is known."""
+        with self._lock:
+            self._known.pop(key, None)
+
+
+@contextmanager
+def both(one: threading.Lock, other: threading.Lock) -> Iterator[None]:
+    """Hold two locks, or the one that both are, always in one order, so that no two wait for each other."""
+    with ExitStack() as held:
+        for _, lock in sorted({id(lock): lock for lock in (one, other)}.items()):
+            held.enter_context(lock)
+        yield
+
+
+def end_not_known(url: str, name: str, to: str) -> TransferError:
+    """Return the error for a move whose answer was lost, where what is there now does not tell its end."""
+    return TransferError(
+        f"{url}/{name} is gone, and the answer to the try before this one was lost. What stands at {to!r} is not "
+        "known to be it: the move may have been done and the place written to since, or another took it away. "
+        "Look at both names; nothing was moved by this try."
+    )
 
 
 def stays_in_place(name: ObjectName, to: ObjectName, rules: NameRules) -> bool:

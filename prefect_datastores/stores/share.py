@@ -17,11 +17,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
+    EndpointUnreachable,
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
     PlaceTaken,
+    ServiceBusy,
     SourceChanged,
     TransferError,
 )
@@ -32,6 +35,13 @@ from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
+from prefect_datastores.stores.moving import (
+    Remembered,
+    both,
+    check_move,
+    end_not_known,
+    stays_in_place,
+)
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
@@ -51,6 +61,7 @@ from prefect_datastores.stores.share_writing import (
     ShareWriting,
     digest_of_now,
     md5_text,
+    noted_again,
 )
 from prefect_datastores.stores.signing import signer_of
 from prefect_datastores.stores.steps import Request, Result, Steps, carry_out
@@ -88,6 +99,7 @@ class ShareStore:
         commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,
+        moves_in_one_step=True,
         keeps_times=True,
         properties=KIND,
     )
@@ -123,6 +135,7 @@ class ShareStore:
             self.delete_unfinished,
         )
         self._permissions: dict[str, str] = {}
+        self._moved = Remembered[str]()  # the ids of files
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -436,6 +449,85 @@ class ShareStore:
                 raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
             self.service.request("DELETE", name)
 
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Rename a file ("Rename File"), with its id, times, attributes, permission and metadata.
+
+        Only that nothing stands at `to` is a condition that the service knows. Versions are compared
+        before, under locks of this process: of two processes, the later one may replace what the first
+        one has just put there, as with `begin_write`.
+
+        Raises:
+            TransferError: a file was held open, or it is not known whether a move was done that was not answered.
+        """
+        where, key = f"{self.url}/{to}", (str(name), str(to))
+        stays = stays_in_place(name, to, self.name_rules())
+        with both(self.changing(name), self.changing(to)):
+            try:
+                told = self.stat(name)
+            except ObjectNotFound:
+                moved = self._moved_before(key)
+                if moved is None:
+                    raise
+                return moved
+            source = self.info_of(name, told, told.get("content-length", ""))
+            stands = source if stays else None
+            if not stays and (replaces is not None or if_absent):
+                stands = self._standing(to)
+            check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
+            if stays:
+                return source
+            self._moved.keep(key, told.get("x-ms-file-id", ""))
+            try:
+                given = noted_again(told)
+                answer = self.rename(name, to, replace=not if_absent, given=given).headers
+            except (ServiceBusy, EndpointUnreachable):
+                raise
+            except FolderMissing:
+                self._moved.forget(key)
+                self._refuse_file_above(to)
+                raise
+            except ObjectExists:
+                self._moved.forget(key)
+                if if_absent and not self._is_folder(to):
+                    raise
+                raise PlaceTaken(f"A folder stands at {where}.") from None
+            self._moved.forget(key)
+        return self.info_of(to, answer, str(source.size), source.digest)
+
+    def _moved_before(self, key: tuple[str, str]) -> ObjectInfo | None:
+        """Return what stands at the second name where it is the file that was to be moved there; None where none was.
+
+        Raises:
+            TransferError: it cannot be told.
+        """
+        name, to = key
+        file_id = self._moved.of(key)
+        if file_id is None:
+            return None
+        try:
+            there = self.stat(to)
+        except ObjectNotFound:
+            return None
+        self._moved.forget(key)
+        if not file_id or there.get("x-ms-file-id") != file_id:
+            raise end_not_known(self.url, name, to)
+        return self.info_of(ObjectName(to), there, there.get("content-length", ""))
+
+    def _standing(self, name: ObjectName) -> ObjectInfo | None:
+        """Return what is known of a file; None where there is none."""
+        try:
+            return self.head(name)
+        except ObjectNotFound:
+            return None
+
     def changing(self, name: ObjectName) -> threading.Lock:
         """Return the lock under which a version is compared and then replaced."""
         return self._locks[hash(str(name).casefold()) % _LOCKS]
@@ -462,12 +554,25 @@ class ShareStore:
         with contextlib.suppress(ObjectNotFound, PlaceTaken):
             try:
                 self.service.request("DELETE", folder, _DIRECTORY)
-            except ObjectExists:  # it is not empty
+            except FolderNotEmpty:
                 return False
             return True
         return False
 
-    def make_folder(self, name: ObjectName, *, with_parents: bool) -> None:
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder, and those above it."""
+        try:
+            self.make_new_folder(name, with_parents=True)
+        except ObjectExists:
+            if not self._is_folder(name):
+                raise PlaceTaken(
+                    f"A file stands at {self.url}/{name}, where a folder is to be."
+                ) from None
+        except FolderMissing:
+            self._refuse_file_above(name)
+            raise
+
+    def make_new_folder(self, name: ObjectName, *, with_parents: bool) -> None:
         """Make a folder.
 
         Raises:
@@ -481,13 +586,24 @@ class ShareStore:
             self.service.request(*request)
 
     def remove_empty_folder(self, name: ObjectName) -> None:
-        """Remove a folder.
+        """Remove a folder in which nothing is; the service removes no other."""
+        try:
+            self.service.request("DELETE", name, _DIRECTORY)
+        except PlaceTaken:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
-        Raises:
-            ObjectExists: something is in it.
-            PlaceTaken: it is a file.
-        """
-        self.service.request("DELETE", name, _DIRECTORY)
+    def _is_folder(self, name: str) -> bool:
+        with contextlib.suppress(ObjectNotFound):
+            self.stat(name, is_folder=True)
+            return True
+        return False
+
+    def _refuse_file_above(self, name: str) -> None:
+        """Return unless a file stands where a folder above a name is needed."""
+        for folder in parents(name):
+            with contextlib.suppress(ObjectNotFound):
+                self.stat(folder)
+                raise PlaceTaken(f"A file stands at {self.url}/{folder}, where a folder is needed.")
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
