@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore, resolve
 from prefect_datastores.display import run_log
-from prefect_datastores.errors import DatastoreError, MountError
+from prefect_datastores.errors import ConfigurationError, DatastoreError, MountError
 from prefect_datastores.mounting.advice import summary, table
 from prefect_datastores.mounting.mount import Mount, mount
+from prefect_datastores.mounting.pending import Left, Unstored, left
+from prefect_datastores.mounting.storing import Sender
 from prefect_datastores.mounting.talk import Wanted
 from prefect_datastores.redaction import scrub
 from prefect_datastores.references import DataReference
-from prefect_datastores.settings import mount_cache, mounts_root, rates
+from prefect_datastores.settings import mount_cache, mount_drafts_root, mounts_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.report import human_bytes, plural
 
 _RENEW_SECONDS = 60.0
 
@@ -39,6 +43,8 @@ def mounted(
     """
     datastore = resolve(reference)
     datastore.check_credential("read")
+    if not reference.read_only:
+        datastore.check_credential("write")
     cache = mount_cache() if reference.cache else None
     wanted = Wanted(
         make=datastore.store_maker(),
@@ -47,10 +53,52 @@ def mounted(
         consistency=reference.consistency,
         cache_root=cache.root if cache else None,
         cache_bytes=cache.most if cache else None,
-        allow_empty=reference.allow_empty,
+        allow_empty=reference.allow_empty or not reference.read_only,
+        drafts_root=None if reference.read_only else mount_drafts_root(),
         rates=rates(),
     )
     return mount(wanted, mounts_root(), at=at, stop=(stop or Cancellation()).check)
+
+
+@dataclass(frozen=True)
+class StoredLate:
+    """What came of the files that a killed mount had not stored."""
+
+    title: str
+    stored: tuple[str, ...] = ()
+    unstored: tuple[Unstored, ...] = ()
+    unclosed: tuple[Path, ...] = ()
+    """Drafts that nobody closed: they stay for a week."""
+    reason: str = ""
+    """Why nothing of it could be tried."""
+
+
+def store_left() -> list[StoredLate]:
+    """Store what killed mounts of this machine left unstored, and tell of each what came of it.
+
+    A file is stored on the condition of its writer: over the version that was opened, or only where
+    nothing is.
+    """
+    sender, told = Sender(), list[StoredLate]()
+    try:
+        with left(mount_drafts_root()) as found:
+            told += [_store_one(one, sender) for one in found]
+    finally:
+        sender.close()
+    return told
+
+
+def _store_one(one: Left, sender: Sender) -> StoredLate:
+    unclosed = tuple(one.unclosed)
+    try:
+        datastore = Datastore.get(one.title.partition("://")[2].partition("/")[0])
+        with datastore.open_store() as store:
+            if store.url != one.url:
+                raise ConfigurationError(f"The datastore of that name is {store.url} now.")
+            stored, unstored = one.finish(store, sender.send)
+            return StoredLate(one.title, tuple(stored), tuple(unstored), unclosed)
+    except DatastoreError as error:
+        return StoredLate(one.title, unclosed=(*unclosed, *one.drafts()), reason=str(error))
 
 
 @dataclass
@@ -100,7 +148,8 @@ class Mounts:
         """Unmount all, and say what was read.
 
         Raises:
-            MountError: one was gone before its time; the others are unmounted all the same.
+            MountError: one was gone before its time, or what was written to it could not be stored;
+                the others are unmounted all the same.
         """
         self._over.set()
         if self._renewing is not None:
@@ -110,7 +159,8 @@ class Mounts:
         fault: DatastoreError | None = None
         for one in reversed(held):
             try:
-                _tell(one.reference, one.mount.unmount())
+                numbers = one.mount.unmount(tell=partial(_tell_storing, one.reference))
+                _tell(one.reference, numbers)
             except DatastoreError as error:
                 fault = fault or error
             if one.link is not None:
@@ -177,6 +227,12 @@ def in_scope(scope: str | None) -> Mounts:
             "Nobody would end this mount: use `with stage(data=reference.as_mount())`, or an Estimator."
         )
     return found
+
+
+def _tell_storing(reference: DataReference, files: int, size: int) -> None:
+    run_log().info(
+        "%s: %s (%s) still to be stored.", reference.uri, plural(files, "file"), human_bytes(size)
+    )
 
 
 def _tell(reference: DataReference, numbers: dict[str, int]) -> None:

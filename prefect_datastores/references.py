@@ -70,6 +70,11 @@ class DataReference(BaseModel):
         title="Consistency",
         description="Whether a mount shows what it showed first, or what is there now.",
     )
+    read_only: bool = Field(
+        True,
+        title="Read only",
+        description="Whether a mount can be read only, or written to as well.",
+    )
     cache: bool = Field(
         True,
         title="Cache",
@@ -214,10 +219,11 @@ class DataReference(BaseModel):
         *,
         fallback: Literal["", "download"] | None = None,
         consistency: Consistency = "pinned",
+        read_only: bool = True,
         cache: bool = True,
         allow_empty: bool = False,
     ) -> DataReference:
-        """Return the reference as data that is mounted while the script runs, to be read.
+        """Return the reference as data that is mounted while the script runs.
 
         Nobody who has a file open sees two versions of it, whatever happens to the object.
 
@@ -225,11 +231,24 @@ class DataReference(BaseModel):
             fallback: "download" gives the same paths by downloading where no mount can be had.
             consistency: "pinned" shows a folder as it was seen first, and a file that was changed
                 since fails with ESTALE; "latest" shows, within a second, what is there now.
+            read_only: False lets the script write: a file is stored whole when it is closed, over
+                the version that was opened, and nothing has to be there before. It shows what it
+                showed first, and has no fallback, as nobody would store what is written then.
             cache: take what this machine has of an earlier mount, and keep this one for later.
             allow_empty: accept that nothing is there.
+
+        Raises:
+            ConfigurationError: a mount that is written to is to have a fallback, or to be "latest".
         """
+        if not read_only and (fallback or consistency == "latest"):
+            raise ConfigurationError(
+                f"{self.uri} cannot be mounted with read_only=False and "
+                + (f"fallback={fallback!r}" if fallback else 'consistency="latest"')
+                + ": leave one of the two out."
+            )
         return self._copy(
             mode="mount",
+            read_only=read_only,
             path_on_compute="",
             fallback=fallback or "",
             consistency=consistency,

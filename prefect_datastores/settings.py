@@ -50,6 +50,11 @@ class DatastoresSettings(PrefectBaseSettings):
         default=None,
         description="How much of it is kept; 10 GiB or a tenth of the free disk, whichever is less, when it is not set.",
     )
+    mount_drafts_root: Path | None = Field(
+        default=None,
+        description="Where mounts keep what is written to them until it is stored; below Prefect's home when it is "
+        "not set.",
+    )
     megabytes_per_second: float | None = Field(
         default=None,
         gt=0,
@@ -109,6 +114,12 @@ def mount_cache() -> CacheLimits:
         if settings.mount_cache_gigabytes is None
         else int(settings.mount_cache_gigabytes * 2**30),
     )
+
+
+def mount_drafts_root() -> Path:
+    """Return the folder in which mounts keep what is written to them; it need not exist."""
+    chosen = DatastoresSettings().mount_drafts_root
+    return chosen or get_current_settings().home / "datastores" / "mount-drafts"
 
 
 def journals_root() -> Path:

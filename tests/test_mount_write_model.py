@@ -266,7 +266,12 @@ def mounted(place: Path, make: Callable[[Path], Any]) -> Mount:
 
 @settings(
     max_examples=250,
-    deadline=None, phases=(__import__("hypothesis").Phase.explicit, __import__("hypothesis").Phase.generate, __import__("hypothesis").Phase.shrink),
+    deadline=None,
+    phases=(
+        __import__("hypothesis").Phase.explicit,
+        __import__("hypothesis").Phase.generate,
+        __import__("hypothesis").Phase.shrink,
+    ),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(STEP, min_size=1, max_size=100))

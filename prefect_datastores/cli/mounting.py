@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from prefect_datastores.cli.telling import as_json, errors_told, print_value, re
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.mounting import lease
 from prefect_datastores.mounting.advice import summary
-from prefect_datastores.mounts import mounted
+from prefect_datastores.mounts import StoredLate, mounted, store_left
 from prefect_datastores.settings import mounts_root
+from prefect_datastores.staging.report import human_bytes, plural
 
 _LOOK_SECONDS = 0.5
 
@@ -24,10 +26,13 @@ _LOOK_SECONDS = 0.5
 @click.argument("place")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--latest", is_flag=True, help="Show what is there now, not what was seen first.")
+@click.option(
+    "--write", is_flag=True, help="Let programs write; a file is stored when it is closed."
+)
 @click.option("--no-cache", is_flag=True, help="Keep nothing for the next mount.")
 @errors_told
-def mount(place: str, folder: Path, latest: bool, no_cache: bool) -> None:
-    """Mount PLACE at FOLDER, to be read, until Ctrl-C or `unmount FOLDER` ends it.
+def mount(place: str, folder: Path, latest: bool, write: bool, no_cache: bool) -> None:
+    """Mount PLACE at FOLDER until Ctrl-C or `unmount FOLDER` ends it.
 
     FOLDER is made where it is missing, and has to be empty. A file is mounted in it.
 
@@ -36,7 +41,7 @@ def mount(place: str, folder: Path, latest: bool, no_cache: bool) -> None:
       prefect-datastores mount raw:mnist ./mnist
     """
     reference = reference_of(place).as_mount(
-        consistency="latest" if latest else "pinned", cache=not no_cache
+        consistency="latest" if latest else "pinned", read_only=not write, cache=not no_cache
     )
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,10 +60,14 @@ def mount(place: str, folder: Path, latest: bool, no_cache: bool) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while one.is_alive() and not over.wait(_LOOK_SECONDS):
             pass
-    numbers = one.unmount()
+    numbers = one.unmount(tell=_tell_storing)
     if made:
         folder.rmdir()
     click.echo(f"Unmounted {reference.uri}: {summary(numbers)}")
+
+
+def _tell_storing(files: int, size: int) -> None:
+    click.echo(f"{plural(files, 'file')} ({human_bytes(size)}) still to be stored.")
 
 
 @click.command()
@@ -116,12 +125,27 @@ def _time(seconds: float) -> str:
 @as_json
 @errors_told
 def doctor(as_json: bool) -> None:
-    """Clean what killed runs left mounted on this machine; data is never touched."""
+    """Clean what killed runs left mounted on this machine, and store what was written to it and closed."""
+    late = store_left()
     gone = [str(folder) for folder in lease.clean(mounts_root())]
     left = [str(one.point) for one in lease.mounts(mounts_root()) if one.is_left]
     lines = [f"Removed {folder}." for folder in gone] + [
         f"{point} could not be unmounted." for point in left
     ]
-    print_value(
-        {"removed": gone, "left": left}, "\n".join(lines) or "All is well.", json_wanted=as_json
-    )
+    value = {"removed": gone, "left": left, "late": [asdict(one) for one in late]}
+    lines += [line for one in late for line in _lines_of(one)]
+    print_value(value, "\n".join(lines) or "All is well.", json_wanted=as_json)
+
+
+def _lines_of(late: StoredLate) -> list[str]:
+    lines = [f"Stored {name} in {late.title}." for name in late.stored]
+    lines += [f"{late.title}: {late.reason}"] if late.reason else []
+    lines += [
+        f"{one.name} is not stored: {one.reason} It is in {one.draft}." for one in late.unstored
+    ]
+    why = "could not be tried" if late.reason else "was never closed"
+    lines += [
+        f"{path}, written to {late.title}, {why}; it stays there for a week."
+        for path in late.unclosed
+    ]
+    return lines

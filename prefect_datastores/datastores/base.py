@@ -180,9 +180,10 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
         *,
         fallback: Literal["", "download"] | None = None,
         consistency: Consistency = "pinned",
+        read_only: bool = True,
     ) -> DataReference:
         """Return a reference to all of the datastore, mounted while the script runs."""
-        return self.path().as_mount(fallback=fallback, consistency=consistency)
+        return self.path().as_mount(fallback=fallback, consistency=consistency, read_only=read_only)
 
     def as_download(
         self,

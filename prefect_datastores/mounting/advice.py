@@ -12,6 +12,14 @@ _WORTH_SAYING_SECONDS = 5.0
 
 def summary(numbers: Mapping[str, int]) -> str:
     """Return a line on what was read, and advice where there is any."""
+    stored = numbers.get("files_stored", 0)
+    written = (
+        f"{plural(stored, 'time')} a file was stored ({human_bytes(numbers['bytes_stored'])})"
+        if stored
+        else ""
+    )
+    if not numbers.get("bytes_fetched") and stored:
+        return written
     if not numbers.get("opened"):
         return "nothing was read of it"
     files, opened = numbers["files_opened"], numbers["opened"]
@@ -23,6 +31,8 @@ def summary(numbers: Mapping[str, int]) -> str:
         parts.append(f"in {opened / files:.1f} passes")
     parts.append(f"{human_bytes(numbers['bytes_fetched'])} fetched")
     parts.append(f"{_share(numbers)} of the reads answered from the cache")
+    if written:
+        parts.append(written)
     if numbers["errors"]:
         parts.append(plural(numbers["errors"], "error"))
     text = ", ".join(parts)
@@ -55,6 +65,7 @@ def table(numbers: Mapping[str, int]) -> str:
         ("opens", str(numbers.get("opened", 0))),
         ("fetched", human_bytes(numbers.get("bytes_fetched", 0))),
         ("served to readers", human_bytes(numbers.get("bytes_served", 0))),
+        ("stored", human_bytes(numbers.get("bytes_stored", 0))),
         ("requests", str(numbers.get("requests", 0))),
         ("answered from the cache", _share(numbers)),
         ("waited", f"{numbers.get('milliseconds_waited', 0) / 1000:.1f} s"),

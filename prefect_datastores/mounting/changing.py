@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ class WritingSession(Session):
         super().__init__(fd, operations)
         self._changes = operations
         self._changing = ThreadPoolExecutor(_THREADS, thread_name_prefix="pds-mount-change")
+        # What is not known at all the kernel does in another way, or says that nobody can.
+        self._refusals = {kernel.SYMLINK: errno.EPERM, kernel.LINK: errno.EPERM}
         beside: dict[int, Callable[[Request], None]] = {
             kernel.CREATE: self._create,
             kernel.MKNOD: self._make_file,

@@ -37,7 +37,7 @@ from prefect_datastores.mounting.talk import (
 from prefect_datastores.mounting.tree import Place
 from prefect_datastores.names import folder_prefix
 from prefect_datastores.redaction import scrub
-from prefect_datastores.staging.published import where
+from prefect_datastores.staging.published import lies_in_published, where
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.limit import Rates, allowance_of
 from prefect_datastores.stores.retry import RetryPolicy, patient
@@ -221,7 +221,8 @@ def _place(store: ObjectStore, wanted: Wanted) -> Place:
         if not wanted.allow_empty:
             raise
         single, prefix = None, folder_prefix(wanted.path)
-    return Place(prefix, single)
+    is_published = wanted.drafts_root is not None and lies_in_published(store, wanted.path)
+    return Place(prefix, single, is_published)
 
 
 def _space(wanted: Wanted) -> Space | None:

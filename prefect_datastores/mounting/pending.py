@@ -136,6 +136,10 @@ class Left:
         self.records = dict(_records(folder))
         self.unclosed = [path for path in _drafts(folder) if _number(path) not in self.records]
 
+    def drafts(self) -> list[Path]:
+        """Return the files that were closed and are not stored."""
+        return [self.folder / f"{number}{_DRAFT}" for number in sorted(self.records)]
+
     def finish(self, store: ObjectStore, send: Send) -> tuple[list[str], list[Unstored]]:
         """Store what was closed, on the condition of its writer; return what is stored now, and what is not.
 

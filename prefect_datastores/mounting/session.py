@@ -97,6 +97,7 @@ class Session:
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="pds-mount-look")
         self._listings: dict[int, tuple[Listing, list[str]]] = {}
         self._next = 1
+        self._refusals = dict.fromkeys(_CHANGES, errno.EROFS)
         self._answers: dict[int, Callable[[Request], None]] = {
             kernel.LOOKUP: self._look_up,
             kernel.GETATTR: self._stat,
@@ -188,7 +189,7 @@ class Session:
         elif request.opcode in _UNANSWERED:
             self._take_note(request)
         else:
-            raise Refused(errno.EROFS if request.opcode in _CHANGES else errno.ENOSYS)
+            raise Refused(self._refusals.get(request.opcode, errno.ENOSYS))
 
     def _later(self, request: Request, answer: Callable[[Request], None]) -> None:
         """Answer in another thread; who asked may be interrupted meanwhile."""

@@ -56,6 +56,8 @@ class Place:
 
     prefix: str = ""
     single: ObjectInfo | None = None
+    is_published: bool = False
+    """It lies in a folder that was published at once, so that nobody may change it."""
 
 
 class Tree:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Union
 
 from prefect_datastores.mounting.drafts import Draft
@@ -14,7 +15,6 @@ from prefect_datastores.mounting.folders import Folders
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.mounting.tree import ROOT, Place
 from prefect_datastores.names import folder_prefix
-from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 
@@ -103,12 +103,12 @@ class WorkingTree:
         self._next = ROOT + 1
         self.root = Folder(ROOT, None, "")
         self.root.fixed, self.root.stands, self.root.modified = place.prefix, True, time.time()
-        self.root.is_frozen = is_kept_for_publishing(place.prefix.split("/"))
+        self.root.is_frozen = place.is_published
         self._nodes: dict[int, Node] = {ROOT: self.root}
         if place.single is not None:
             above, _, name = place.single.asked.rpartition("/")
             self.root.fixed, self.root.is_frozen = folder_prefix(above), True
-            self.root.holds_one = not is_kept_for_publishing(above.split("/"))
+            self.root.holds_one = not place.is_published
             self.root.children = {}
             file = self.new_file(self.root, name, place.single)
             statistics.listed(1, file.size)
@@ -189,13 +189,17 @@ class WorkingTree:
         del node.parent.children[node.name]
         self._link(node, parent, name)
 
-    def renamed_below(self, folder: Folder) -> None:
-        """Take note that the service has all below a folder under other names, in the same versions."""
+    def renamed_below(self, folder: Folder, moved: Mapping[str, ObjectInfo] | None) -> None:
+        """Take note that the service has all below a folder under other names.
+
+        `moved` has the versions that they are now, by the names before; None where they are the same.
+        """
         for node in (folder.children or {}).values():
             if isinstance(node, Folder):
-                self.renamed_below(node)
+                self.renamed_below(node, moved)
             elif node.info is not None:
-                node.info = node.info._replace(name=node.object_name, stored_as="")
+                info = node.info if moved is None else moved.get(node.info.name, node.info)
+                node.info = info._replace(name=node.object_name, stored_as="")
 
     def forget(self, node: Node, lookups: int) -> None:
         """Take note that the kernel let go of so many lookups."""

@@ -17,6 +17,7 @@ from prefect_datastores.mounting.contents import Answer
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import LONGEST, Listing
 from prefect_datastores.mounting.kernel import FOREVER, Attributes, Change
+from prefect_datastores.mounting.moving import move_folder
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.mounting.working import File, Folder, Node, WorkingTree
 from prefect_datastores.mounting.writing import Handle, Writing
@@ -117,7 +118,7 @@ class WritableOperations:
     def _resize(self, node: Node, size: int) -> None:
         if isinstance(node, Folder):
             raise Refused(errno.EISDIR)
-        self._check_thawed(node.parent)
+        self._check_thawed(node.parent, single=node)
         with self.faults.told(f"give another length to {node.object_name!r}"):
             self._writing.resize(node, size)
 
@@ -242,7 +243,9 @@ class WritableOperations:
             return
         if standing is not None and flags & _NO_REPLACE:
             raise Refused(errno.EEXIST)
-        text = self._new_name(place, new, besides=(node, standing))
+        text = self._new_name(
+            place, new, besides=(node if node.name.encode() == new else standing,)
+        )
         self._check_thawed(folder)
         if isinstance(node, File):
             self._rename_file(node, folder, place, text, standing)
@@ -291,21 +294,14 @@ class WritableOperations:
         if standing is not None and self._children(standing):
             raise Refused(errno.ENOTEMPTY)
         name, to = ObjectName(node.object_name), ObjectName(place.prefix + text)
-        moves = self._store.capabilities.has_folders
-        if not moves and self._children(node):
-            raise Refused(errno.EXDEV)  # who asked copies file by file
         with self._writing.gate.alone(), self.faults.told(f"rename the folder {name!r}"):
             if folder is not place:
                 self._leave_standing(folder)
-            if moves:
-                self._store.move_folder(name, to)
-            else:
-                self._store.make_folder(to)
-                self._remove_empty(node)
+            moved = move_folder(self._store, name, to)
             if standing is not None:
                 self._tree.unlink(standing)
             self._tree.rename(node, place, text)
-            self._tree.renamed_below(node)
+            self._tree.renamed_below(node, moved)
 
     # -- files ----------------------------------------------------------------------------------
 

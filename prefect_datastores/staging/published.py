@@ -297,6 +297,12 @@ def where(store: ObjectStore, path: str) -> tuple[ObjectInfo | None, str]:
     raise ObjectNotFound(f"There is nothing at {_shown(store, path)}.")
 
 
+def lies_in_published(store: ObjectStore, path: str) -> bool:
+    """Tell whether a path lies in a folder that was published at once, or is one."""
+    folders = (path, *parents(path), "") if path else ("",)
+    return any(pointer_of(store, folder) is not None for folder in folders)
+
+
 def inside(store: ObjectStore, path: str) -> ObjectInfo | None:
     """Return the object that a published folder shows at `path`, or None; for a path where nothing else is."""
     found = _holder(store, path)
