@@ -334,10 +334,12 @@ class ObjectStore(Protocol):
 
         Readers of `to` see what was there before, or the whole of this. With `pin`, only that version
         is moved; `replaces` and `if_absent` are those of `begin_write`, for `to`. With neither, whatever
-        object stands there is replaced. Where this ends half way, `name` or both names hold the whole.
+        object stands there is replaced. Where this ends half way, `name` or both names hold the whole;
+        asked for again by the same process, it is gone on with, and done where only its answer was lost.
 
         Raises:
             ObjectNotFound: no object stands at `name`.
+            TransferError: among others, it is not known whether a try whose answer was lost was done.
             SourceChanged: it is another version than `pin`.
             ObjectExists: `to` is not as `replaces` or `if_absent` has it.
             PlaceTaken: a folder stands at `to`.

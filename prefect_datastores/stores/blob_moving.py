@@ -14,7 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from prefect_datastores.errors import (
@@ -85,18 +85,18 @@ class BlobMoves:
         What is copied is one version, and no other one is deleted: where somebody wrote to `name`
         meanwhile, that version stays there, as if it had been written after the move.
         """
-        key = (str(name), str(to))
-        for turn in range(1, _TURNS + 1):
-            begun = self._begun.of(key)
-            source = self._source(name, to, begun)
-            if source is None:  # the deletion was not answered
-                assert begun is not None
-                assert begun.copied is not None
-                self._begun.forget(key)
-                return begun.copied
+        key, where, turn = (str(name), str(to)), f"{self._store.url}/{to}", 0
+        while True:
+            turn += 1
+            try:
+                source = self._source(name)
+            except ObjectNotFound:
+                return self._moved_before(key)
             told, stands = self._standing(to)
-            if begun is None or not self._is_copy(told, begun, source):
-                where = f"{self._store.url}/{to}"
+            begun = self._begun.of(key)
+            if begun is not None and self._is_copy(told, begun, source):
+                check_move(where, source, None, pin=pin, replaces=None, if_absent=False)
+            else:
                 check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
                 begun = _Begun(source.etag, stands.etag if stands else "")
                 try:
@@ -105,33 +105,41 @@ class BlobMoves:
                     if turn == _TURNS:
                         raise
                     continue
-            begun = replace(begun, copy_id=told.get(_ID, ""))
-            self._begun.keep(key, begun)
-            copied = self._finished(key, begun, source, told)
-            self._begun.keep(key, replace(begun, copied=copied))
-            with contextlib.suppress(SourceChanged, ObjectNotFound):
-                self._store.delete(name, pin=source.etag)
-            self._begun.forget(key)
-            return copied
-        raise AssertionError("the last turn returns or raises")
+            return self._completed(key, replace(begun, copy_id=told.get(_ID, "")), source, told)
 
-    def _source(self, name: ObjectName, to: ObjectName, begun: _Begun | None) -> ObjectInfo | None:
-        """Return the version to move; None where it was moved by a call before this one."""
-        try:
-            source = self._store.head(name)
-        except ObjectNotFound:
-            if begun is None or begun.copied is None:
-                raise
-            _, stands = self._standing(to)
-            if stands is None:
-                raise
-            if stands.etag != begun.copied.etag:
-                self._begun.forget((str(name), str(to)))
-                raise end_not_known(self._store.url, name, to) from None
-            return None
+    def _completed(
+        self, key: tuple[str, str], begun: _Begun, source: ObjectInfo, told: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Wait for the end of a copy, and delete its source."""
+        self._begun.keep(key, begun)
+        copied = self._finished(key, begun, source, told)
+        self._begun.keep(key, replace(begun, copied=copied))
+        with contextlib.suppress(SourceChanged, ObjectNotFound):
+            self._store.delete(ObjectName(key[0]), pin=source.etag)
+        self._begun.forget(key)
+        return copied
+
+    def _source(self, name: ObjectName) -> ObjectInfo:
+        source = self._store.head(name)
         if source.is_marker:
             raise ObjectNotFound(f"{self._store.url}/{name} is a folder, and no object.")
         return source
+
+    def _moved_before(self, key: tuple[str, str]) -> ObjectInfo:
+        """Return the blob at the second name, where a call before this one moved it there.
+
+        Raises:
+            ObjectNotFound: none did.
+            TransferError: it cannot be told.
+        """
+        name, to = key
+        begun, stands = self._begun.of(key), self._standing(ObjectName(to))[1]
+        if begun is None or begun.copied is None or stands is None:
+            raise ObjectNotFound(f"{self._store.url} has no blob {name!r} to move.")
+        self._begun.forget(key)
+        if stands.etag != begun.copied.etag:
+            raise end_not_known(self._store.url, name, to)
+        return begun.copied
 
     def _standing(self, to: ObjectName) -> tuple[Mapping[str, str], ObjectInfo | None]:
         try:
@@ -191,16 +199,18 @@ class BlobMoves:
             self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             told, _ = self._standing(to)
-        if told.get(_STATUS) != "success" or told.get(_ID) != begun.copy_id:
+        if told.get(_ID) != begun.copy_id or not begun.copy_id:
+            self._give_up(key, begun, "somebody else wrote there meanwhile")
+        if told.get(_STATUS) != "success":
             why = told.get("x-ms-copy-status-description") or told.get(_STATUS)
-            self._give_up(key, begun, why or "somebody else wrote there meanwhile")
+            self._give_up(key, begun, why or "it does not tell why")
         return source._replace(
             name=str(to),
             etag=told.get("etag", ""),
             modified=time_of(told.get("last-modified", "")) or time.time(),
         )
 
-    def _give_up(self, key: tuple[str, str], begun: _Begun, why: str) -> None:
+    def _give_up(self, key: tuple[str, str], begun: _Begun, why: str) -> NoReturn:
         """End a copy that comes to nothing, and remove what is left of it where nothing was before."""
         name, to = key
         self._begun.forget(key)

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
-    DatastoreError,
     EndpointUnreachable,
     FolderMissing,
     FolderNotEmpty,
@@ -41,11 +40,11 @@ from prefect_datastores.stores.base import (
     check_extras,
 )
 from prefect_datastores.stores.blob import BlobStore, BlobWriting, conditions_of
+from prefect_datastores.stores.data_lake_moving import DataLakeMoves
 from prefect_datastores.stores.data_lake_writing import DataLakeWriting
 from prefect_datastores.stores.decorated import Wrapped
 from prefect_datastores.stores.hierarchy import is_hierarchical
 from prefect_datastores.stores.listed import page_in_order
-from prefect_datastores.stores.moving import Remembered, check_move, end_not_known
 from prefect_datastores.stores.signing import signer_of
 from prefect_datastores.stores.unfinished import SWEPT_AT_ONCE, UNFINISHED, Unfinished
 
@@ -66,7 +65,6 @@ _ONLY_EMPTY = (("recursive", "false"),)
 _REMOVE = (("recursive", "true"), ("paginated", "true"))
 _NONE: Mapping[str, str] = MappingProxyType({})
 _MAY_BE_DONE = (ServiceBusy, EndpointUnreachable)
-_TURNS = 5  # in each of which somebody else changed what the look before found
 
 
 class DataLakeStore(BlobStore):
@@ -99,7 +97,7 @@ class DataLakeStore(BlobStore):
             lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
             lambda name: self.delete(ObjectName(name)),
         )
-        self._renamed = Remembered[str]()  # the ETags of files
+        self._renames = DataLakeMoves(self)
         self._asking = threading.Lock()
         self._folders: bool | None = None
 
@@ -286,7 +284,7 @@ class DataLakeStore(BlobStore):
             ObjectExists: it is not.
         """
         try:
-            self._rename(ObjectName(written.name), to, conditions)
+            self.rename(ObjectName(written.name), to, conditions)
         except SourceChanged as error:
             raise ObjectExists(
                 f"{self.url}/{to} was written by somebody else meanwhile; it was left as it is."
@@ -318,45 +316,11 @@ class DataLakeStore(BlobStore):
         replaces: str | None,
         if_absent: bool,
     ) -> ObjectInfo:
-        """Rename a file ("Path - Create" with a source), on conditions of both; without folders, copy it.
+        """Rename a file, on conditions of both names; without folders, copy it."""
+        move = self._renames.move if self._has_folders() else super()._moved
+        return move(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
 
-        It keeps its version by that, so a rename that was not answered is known.
-        """
-        if not self._has_folders():
-            return super()._moved(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
-        key, over = (str(name), str(to)), conditions_of(replaces, if_absent)
-        for turn in range(1, _TURNS + 1):
-            try:
-                source = self.head(name)
-            except ObjectNotFound:
-                stands, version = self._standing(to), self._renamed.of(key)
-                if stands is None or version is None:
-                    raise
-                self._renamed.forget(key)
-                if stands.etag != version:
-                    raise end_not_known(self.url, name, to) from None
-                return stands
-            if turn > 1:  # which condition did not hold
-                where, stands = f"{self.url}/{to}", self._standing(to)
-                check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
-            self._renamed.keep(key, source.etag)
-            try:
-                self._rename(name, to, {"x-ms-source-if-match": pin or source.etag, **over})
-            except _MAY_BE_DONE:
-                raise
-            except (SourceChanged, ObjectExists):
-                self._renamed.forget(key)
-                if turn == _TURNS:
-                    raise
-                continue
-            except DatastoreError:
-                self._renamed.forget(key)
-                raise
-            self._renamed.forget(key)
-            return source._replace(name=str(to))
-        raise AssertionError("the last turn returns or raises")
-
-    def _standing(self, name: ObjectName) -> ObjectInfo | None:
+    def standing(self, name: ObjectName) -> ObjectInfo | None:
         """Return what is known of a file or folder; None where there is none."""
         try:
             return super().head(name)
@@ -386,7 +350,13 @@ class DataLakeStore(BlobStore):
         version = self._version_of_folder(name)
         if version is None:  # a file would be deleted as well
             raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
-        self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": version})
+        try:
+            self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": version})
+        except SourceChanged:
+            now = self._version_of_folder(name)
+            if now is None:
+                raise ObjectNotFound(f"There is no folder {self.url}/{name} any more.") from None
+            self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": now})
 
     def move_folder(
         self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
@@ -399,16 +369,17 @@ class DataLakeStore(BlobStore):
         if version is None:
             raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
         try:
-            self._rename(name, to)
+            self.rename(name, to)
         except (ObjectExists, FolderNotEmpty):
             raise PlaceTaken(f"Something stands at {self.url}/{to} already.") from None
         except _MAY_BE_DONE:
             if self._version_of_folder(to) != version:
                 raise
 
-    def _rename(
+    def rename(
         self, name: ObjectName, to: ObjectName, conditions: Mapping[str, str] = _NONE
     ) -> None:
+        """Give a file or folder another name while the conditions hold, and make the folders above it."""
         headers = {"x-ms-rename-source": self._dfs.signed_path(name), **conditions}
         try:
             self._dfs.request("PUT", to, _RENAME, headers)
@@ -419,7 +390,7 @@ class DataLakeStore(BlobStore):
 
     def _version_of_folder(self, name: ObjectName) -> str | None:
         """Return the ETag of a folder; None where none is."""
-        found = self._standing(name)
+        found = self.standing(name)
         return found.etag if found is not None and found.is_marker else None
 
     def remove_folder(self, name: ObjectName) -> None:

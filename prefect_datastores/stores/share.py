@@ -17,14 +17,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
-    EndpointUnreachable,
     FolderMissing,
     FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
     PlaceTaken,
-    ServiceBusy,
     SourceChanged,
     TransferError,
 )
@@ -35,16 +33,10 @@ from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
 from prefect_datastores.stores.listing import digest_of
-from prefect_datastores.stores.moving import (
-    Remembered,
-    both,
-    check_move,
-    end_not_known,
-    stays_in_place,
-)
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
+from prefect_datastores.stores.share_moving import ShareMoves
 from prefect_datastores.stores.share_properties import (
     ATTRIBUTES,
     CREATED,
@@ -61,7 +53,6 @@ from prefect_datastores.stores.share_writing import (
     ShareWriting,
     digest_of_now,
     md5_text,
-    noted_again,
 )
 from prefect_datastores.stores.signing import signer_of
 from prefect_datastores.stores.steps import Request, Result, Steps, carry_out
@@ -135,7 +126,7 @@ class ShareStore:
             self.delete_unfinished,
         )
         self._permissions: dict[str, str] = {}
-        self._moved = Remembered[str]()  # the ids of files
+        self._moves = ShareMoves(self)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -458,75 +449,8 @@ class ShareStore:
         replaces: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        """Rename a file ("Rename File"), with its id, times, attributes, permission and metadata.
-
-        Only that nothing stands at `to` is a condition that the service knows. Versions are compared
-        before, under locks of this process: of two processes, the later one may replace what the first
-        one has just put there, as with `begin_write`.
-
-        Raises:
-            TransferError: a file was held open, or it is not known whether a move was done that was not answered.
-        """
-        where, key = f"{self.url}/{to}", (str(name), str(to))
-        stays = stays_in_place(name, to, self.name_rules())
-        with both(self.changing(name), self.changing(to)):
-            try:
-                told = self.stat(name)
-            except ObjectNotFound:
-                moved = self._moved_before(key)
-                if moved is None:
-                    raise
-                return moved
-            source = self.info_of(name, told, told.get("content-length", ""))
-            stands = source if stays else None
-            if not stays and (replaces is not None or if_absent):
-                stands = self._standing(to)
-            check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
-            if stays:
-                return source
-            self._moved.keep(key, told.get("x-ms-file-id", ""))
-            try:
-                given = noted_again(told)
-                answer = self.rename(name, to, replace=not if_absent, given=given).headers
-            except (ServiceBusy, EndpointUnreachable):
-                raise
-            except FolderMissing:
-                self._moved.forget(key)
-                self._refuse_file_above(to)
-                raise
-            except ObjectExists:
-                self._moved.forget(key)
-                if if_absent and not self._is_folder(to):
-                    raise
-                raise PlaceTaken(f"A folder stands at {where}.") from None
-            self._moved.forget(key)
-        return self.info_of(to, answer, str(source.size), source.digest)
-
-    def _moved_before(self, key: tuple[str, str]) -> ObjectInfo | None:
-        """Return what stands at the second name where it is the file that was to be moved there; None where none was.
-
-        Raises:
-            TransferError: it cannot be told.
-        """
-        name, to = key
-        file_id = self._moved.of(key)
-        if file_id is None:
-            return None
-        try:
-            there = self.stat(to)
-        except ObjectNotFound:
-            return None
-        self._moved.forget(key)
-        if not file_id or there.get("x-ms-file-id") != file_id:
-            raise end_not_known(self.url, name, to)
-        return self.info_of(ObjectName(to), there, there.get("content-length", ""))
-
-    def _standing(self, name: ObjectName) -> ObjectInfo | None:
-        """Return what is known of a file; None where there is none."""
-        try:
-            return self.head(name)
-        except ObjectNotFound:
-            return None
+        """Rename a file; versions are compared before, under locks of this process (`share_moving` has more)."""
+        return self._moves.move(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
 
     def changing(self, name: ObjectName) -> threading.Lock:
         """Return the lock under which a version is compared and then replaced."""
@@ -564,12 +488,12 @@ class ShareStore:
         try:
             self.make_new_folder(name, with_parents=True)
         except ObjectExists:
-            if not self._is_folder(name):
+            if not self.is_folder(name):
                 raise PlaceTaken(
                     f"A file stands at {self.url}/{name}, where a folder is to be."
                 ) from None
         except FolderMissing:
-            self._refuse_file_above(name)
+            self.refuse_file_above(name)
             raise
 
     def make_new_folder(self, name: ObjectName, *, with_parents: bool) -> None:
@@ -592,13 +516,14 @@ class ShareStore:
         except PlaceTaken:
             raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
-    def _is_folder(self, name: str) -> bool:
+    def is_folder(self, name: str) -> bool:
+        """Tell whether a folder has that name."""
         with contextlib.suppress(ObjectNotFound):
             self.stat(name, is_folder=True)
             return True
         return False
 
-    def _refuse_file_above(self, name: str) -> None:
+    def refuse_file_above(self, name: str) -> None:
         """Return unless a file stands where a folder above a name is needed."""
         for folder in parents(name):
             with contextlib.suppress(ObjectNotFound):
