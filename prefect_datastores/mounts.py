@@ -27,6 +27,7 @@ from prefect_datastores.references import DataReference
 from prefect_datastores.settings import mount_cache, mount_drafts_root, mounts_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import human_bytes, plural
+from prefect_datastores.transfers import preflight
 
 _RENEW_SECONDS = 60.0
 
@@ -42,9 +43,7 @@ def mounted(
         DatastoreError: it cannot be opened.
     """
     datastore = resolve(reference)
-    datastore.check_credential("read")
-    if not reference.read_only:
-        datastore.check_credential("write")
+    preflight(reference)
     cache = mount_cache() if reference.cache else None
     wanted = Wanted(
         make=datastore.store_maker(),
@@ -91,7 +90,7 @@ def store_left() -> list[StoredLate]:
 def _store_one(one: Left, sender: Sender) -> StoredLate:
     unclosed = tuple(one.unclosed)
     try:
-        datastore = Datastore.get(one.title.partition("://")[2].partition("/")[0])
+        datastore = Datastore.get(one.title.partition(":")[0])
         with datastore.open_store() as store:
             if store.url != one.url:
                 raise ConfigurationError(f"The datastore of that name is {store.url} now.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect_datastores.datastores.registry import resolve
+from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.references import DataReference
 from prefect_datastores.staging import download
 from prefect_datastores.staging.plan import Overwrite
@@ -28,6 +29,8 @@ class PlannedReference:
     bytes: int | None
     overwrite: Overwrite
     when: str
+    read_only: bool = True
+    """Whether a mount can be read only."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class EstimatorPlan:
         for item in self.references:
             if item.direction == "mount":
                 what = "fetched as it is read"
+                what += "" if item.read_only else ", stored as it is written"
             elif item.direction == "download":
                 what = f"{plural(item.objects or 0, 'object')}, {human_bytes(item.bytes or 0)}"
             else:
@@ -96,12 +100,17 @@ def _planned(reference: DataReference) -> PlannedReference:
             "upload", reference.uri, url, None, None, reference.overwrite, reference.when
         )
     if reference.mode == "mount":
+        preflight(reference)
+        single = None
         with datastore.open_store(need="read") as store:
-            single = where(store, reference.path_on_datastore)[0]
+            try:
+                single = where(store, reference.path_on_datastore)[0]
+            except ObjectNotFound:
+                if reference.read_only and not reference.allow_empty:
+                    raise
         count, size = (1, single.size) if single is not None else (None, None)
-        return PlannedReference(
-            "mount", reference.uri, url, count, size, reference.overwrite, "during"
-        )
+        rule, read_only = reference.overwrite, reference.read_only
+        return PlannedReference("mount", reference.uri, url, count, size, rule, "during", read_only)
     request = download_request(reference)
     with datastore.open_store(need="read") as store:
         made = download.plan(store, Path("/nonexistent"), request)

@@ -212,8 +212,8 @@ def upload_folder(file_name: str, reference: DataReference) -> str:
 def preflight(reference: DataReference, *, seconds: float = 0.0) -> None:
     """Return when a transfer has a chance, so that no work is done for nothing.
 
-    Of a download, what the credential says of itself. Of an upload the right to write is tried too,
-    by a write that nobody sees; the right to look at what is there is needed unless it is replaced
+    Of a download, what the credential says of itself. Of an upload, and of a mount that is written
+    to, the right to write is tried too, by a write that nobody sees; the right to look at what is there is needed unless it is replaced
     anyway. `seconds` is how long what comes before it may take.
 
     Raises:
@@ -224,8 +224,18 @@ def preflight(reference: DataReference, *, seconds: float = 0.0) -> None:
     if reference.mode == "upload":
         datastore.check_credential("write", seconds=seconds)
         _try_upload(datastore, reference)
-    else:
-        datastore.check_credential("read")
+        return
+    datastore.check_credential("read")
+    if not reference.read_only:
+        datastore.check_credential("write")
+        with datastore.open_store() as store:
+            store.check_write(ObjectName(_probe(reference)))
+
+
+def _probe(reference: DataReference) -> str:
+    """Return a name in the place of a reference that nothing has."""
+    name = f".prefect-datastores-probe-{secrets.token_hex(6)}"
+    return join(reference.path_on_datastore, name)
 
 
 def _try_upload(datastore: FileDatastore, reference: DataReference) -> None:
@@ -233,9 +243,7 @@ def _try_upload(datastore: FileDatastore, reference: DataReference) -> None:
     normal_path(join(reference.path_on_datastore, file))
     with datastore.open_store() as store:
         kept(reference).check(store, at_once=reference.publish == "atomic" and not file)
-        probe = join(
-            reference.path_on_datastore, f".prefect-datastores-probe-{secrets.token_hex(6)}"
-        )
+        probe = _probe(reference)
         if reference.overwrite != "replace":
             with contextlib.suppress(ObjectNotFound):
                 store.head(ObjectName(probe))

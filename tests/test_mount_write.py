@@ -1,6 +1,7 @@
 """Mounts that are written to: a file is stored whole when it is closed, or somebody hears why not; no kill loses one."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import mmap
@@ -48,6 +49,7 @@ from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.publish import publish
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.listed import list_objects
+from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.testing import content_of, get, put
 
 __all__ = ["blob", "make", "proxy", "root"]
@@ -212,6 +214,12 @@ def test_who_has_a_file_open_keeps_it(make: MakeStore, root: Path, drafts: Path)
     assert stored(make) == {"other": b"third"}
 
 
+def exchange(one: Path, other: Path) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(-100, bytes(one), -100, bytes(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
 # -- what is refused ----------------------------------------------------------------------------------
 
 
@@ -219,9 +227,6 @@ def test_what_no_object_can_be_is_refused(make: MakeStore, root: Path, drafts: P
     fill(make, {"a": b"a", "b": b"b"})
     with writing(make, root, drafts) as made:
         path = made.path
-
-        def exchange() -> None:
-            subprocess.run(["mv", "--exchange", path / "a", path / "b"], check=True)
 
         for number, do in {
             errno.EPERM: [
@@ -237,19 +242,16 @@ def test_what_no_object_can_be_is_refused(make: MakeStore, root: Path, drafts: P
                 lambda: os.setxattr(path / "a", "user.x", b"x"),
                 lambda: os.open(path, os.O_TMPFILE | os.O_RDWR),
             ],
+            errno.EINVAL: [lambda: exchange(path / "a", path / "b")],
             errno.ENAMETOOLONG: [lambda: (path / ("n" * 256)).touch()],
-            errno.EILSEQ: [lambda: open(os.fsencode(path) + b"/\xff", "wb")],
+            errno.EILSEQ: [lambda: os.mkdir(os.fsencode(path) + b"/\xff")],
         }.items():
             for one in do:
                 assert errno_of(one) == number
-        folder = path
-        for _ in range(3):
-            folder = folder / ("n" * 250)
-            os.mkdir(folder)
-        assert errno_of(lambda: os.mkdir(folder / ("n" * 250))) in {
-            *(errno.ENAMETOOLONG, errno.EINVAL)
-        } or make.func.__name__ in {"LocalStore", "ShareStore"}  # type: ignore[attr-defined]
-    assert {name: data for name, data in stored(make).items()} == {"a": b"a", "b": b"b"}
+        folder = path / "/".join(["n" * 250] * 4)
+        folder.mkdir(parents=True)
+        assert errno_of((folder / ("n" * 250)).touch) == errno.ENAMETOOLONG
+    assert stored(make) == {"a": b"a", "b": b"b"}
 
 
 def test_a_published_folder_is_not_changed(
@@ -299,15 +301,14 @@ def test_two_names_that_are_one_at_the_service_are_refused(
     with writing(make, root, drafts) as made:
         if is_one:
             assert errno_of((made.path / "DATA").touch) == errno.EEXIST
-            assert errno_of(lambda: os.mkdir(made.path / "data")) == errno.EEXIST
-            assert (
-                errno_of(lambda: os.rename(made.path / "other", made.path / "data")) == errno.EEXIST
-            )
-            os.rename(made.path / "Data", made.path / "DATA")
+            assert errno_of((made.path / "data").mkdir) == errno.EEXIST
+            for name in ("other", "Data"):
+                do = partial(os.rename, made.path / name, made.path / "DATA")
+                assert errno_of(do) == errno.EEXIST
         else:
             os.rename(made.path / "other", made.path / "DATA")
             assert (made.path / "Data").read_bytes() == b"old"
-    assert stored(make)["DATA"] == (b"old" if is_one else b"other")
+    assert stored(make) == {"Data": b"old", "other" if is_one else "DATA": b"other"}
 
 
 # -- programs -----------------------------------------------------------------------------------------
@@ -408,19 +409,31 @@ def test_what_fio_writes_is_what_it_reads(
     assert stored(blob) == expected
 
 
-STRESSORS = ["access", "chdir", "copy-file", "dentry", "dir", "fallocate", "fiemap", "file-ioctl"]
-STRESSORS += ["filename", "flock", "fstat", "getdent", "hdd", "lease", "lockf", "mknod", "rename"]
-STRESSORS += ["seek", "sync-file", "touch", "unlink", "utime", "verity", "readahead", "inode-flags"]
+# Of the kernel's other parts, or with thousands of folders before they begin.
+NOT_FILES = "bind-mount,binderfs,procfs,ioprio,eventfd,chdir"
 
 
-def test_stressors_find_nothing(blob: MakeStore, root: Path, drafts: Path) -> None:
-    with writing(blob, root, drafts) as made:
-        for stressor in STRESSORS:
-            run(
-                *("stress-ng", f"--{stressor}", 1, f"--{stressor}-ops", 20, "--timeout", 5),
-                *("--temp-path", made.path, "--verify", "--no-rand-seed", "-q"),
-            )
+def test_stressors_find_nothing(root: Path, drafts: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with writing(partial(LocalStore, tmp_path / "store"), root, drafts) as made:
+        done = subprocess.run(
+            [
+                *("stress-ng", "--class", "filesystem", "--seq", "1", "--timeout", "1"),
+                *("--exclude", NOT_FILES, "--temp-path", made.path, "--verify", "--no-rand-seed"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        # Some find that there are no such links, and no attributes: "no resource", and no failure.
+        assert done.returncode in {0, 3}, said
+        assert "successful run completed" in said
+        assert " fail: " not in said
+        for stressor in ("link", "symlink", "xattr", "fiemap", "verity"):
+            assert stressor in said
         assert is_served(made)
+        assert os.listdir(made.path) == ["still"]
 
 
 def is_served(made: Mount) -> bool:
@@ -501,7 +514,7 @@ def test_what_cannot_be_stored_fails_the_mount_and_is_stored_by_the_next(
         file = (made.path / name).open("wb")
         file.write(name.encode())
         assert errno_of(file.close) == errno.EACCES
-    with pytest.raises(MountError, match="a: .*\n.*b: "):
+    with pytest.raises(MountError, match=r"a: .*\n.*b: "):
         made.unmount()
     proxy.fail_by()
     assert stored(blob) == {}

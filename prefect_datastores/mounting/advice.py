@@ -14,7 +14,7 @@ def summary(numbers: Mapping[str, int]) -> str:
     """Return a line on what was read, and advice where there is any."""
     stored = numbers.get("files_stored", 0)
     written = (
-        f"{plural(stored, 'time')} a file was stored ({human_bytes(numbers['bytes_stored'])})"
+        f"{plural(stored, 'file')} stored ({human_bytes(numbers['bytes_stored'])})"
         if stored
         else ""
     )

@@ -64,8 +64,12 @@ def _moved(
     if not faults:
         return done
     for name, info in done.items():
-        try:
-            store.move(names[name], ObjectName(name), pin=info.etag, if_absent=True)
-        except DatastoreError as error:
-            _log.error("%r is at %r now: %s", name, str(names[name]), error)  # noqa: TRY400 - the message says it
+        _take_back(store, names[name], ObjectName(name), info)
     raise faults[0]
+
+
+def _take_back(store: ObjectStore, name: ObjectName, to: ObjectName, info: ObjectInfo) -> None:
+    try:
+        store.move(name, to, pin=info.etag, if_absent=True)
+    except DatastoreError as error:
+        _log.error("%r is at %r now: %s", str(to), str(name), error)

@@ -26,6 +26,7 @@ class Numbers:
     """Different ones."""
     bytes_of_files_opened: int = 0
     files_stored: int = 0
+    """One that was closed again and again as often."""
     bytes_stored: int = 0
     files_listed: int = 0
     bytes_listed: int = 0
