@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -242,9 +243,15 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Path]]:
+def both() -> Iterator[tuple[Path, Path, Path]]:
     """A folder, the mount, and what is mounted."""
-    place = tmp_path_factory.mktemp("model")
+    # In memory: a disk that is waited for at each commit would be most of the time.
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as held:
+        yield from beside(Path(held))
+
+
+def beside(place: Path) -> Iterator[tuple[Path, Path, Path]]:
     (place / "source").mkdir()
     (place / "folder").mkdir()
     made = mounted(place, LocalStore)
@@ -267,11 +274,6 @@ def mounted(place: Path, make: Callable[[Path], Any]) -> Mount:
 @settings(
     max_examples=250,
     deadline=None,
-    phases=(
-        __import__("hypothesis").Phase.explicit,
-        __import__("hypothesis").Phase.generate,
-        __import__("hypothesis").Phase.shrink,
-    ),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(STEP, min_size=1, max_size=100))

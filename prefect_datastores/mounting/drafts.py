@@ -19,10 +19,10 @@ _STEP, _AT_ONCE = 4 * 2**20, 8
 
 
 class Draft:
-    """One file's content."""
+    """One file's content: a copy of what the service has, until it is changed."""
 
     def __init__(self, drafts: Drafts, number: int, fd: int) -> None:
-        """Take an empty draft."""
+        """Take an empty copy."""
         self._drafts, self.number, self._fd = drafts, number, fd
         self.size = 0
         """Bytes."""
@@ -53,6 +53,10 @@ class Draft:
         os.posix_fallocate(self._fd, offset, size)
         self.size = max(self.size, offset + size)
 
+    def change(self) -> None:
+        """Take note, on the disk, that it is to have what the service does not."""
+        self._drafts.change(self.number)
+
     def sync(self) -> None:
         """Return when the disk has it."""
         os.fsync(self._fd)
@@ -76,7 +80,7 @@ class Desk:
         self._numbers = itertools.count(1)
 
     def new(self) -> Draft:
-        """Return an empty draft.
+        """Return an empty copy.
 
         Raises:
             LocalDiskFull, TransferError: the disk takes none.
@@ -85,10 +89,10 @@ class Desk:
         try:
             return Draft(self._drafts, number, self._drafts.open_new(number))
         except OSError as error:
-            raise local_error(error, self._drafts.path(number)) from error
+            raise local_error(error, self._drafts.copy(number)) from error
 
     def copy_of(self, info: ObjectInfo) -> Draft:
-        """Return a draft with the whole of one version, checked as a download is.
+        """Return a copy of the whole of one version, checked as a download is.
 
         Raises:
             SourceChanged, ObjectNotFound: it is no longer there.
@@ -108,7 +112,7 @@ class Desk:
             draft.remove()
             if isinstance(error, DatastoreError):
                 raise
-            raise local_error(error, self._drafts.path(draft.number)) from error
+            raise local_error(error, self._drafts.copy(draft.number)) from error
         except BaseException:
             draft.remove()
             raise

@@ -3,7 +3,8 @@
 Each writable mount has a folder of its own for its *drafts*, the files as they were written. Before
 a draft is stored a record is written beside it, which is removed once the service has the whole. A
 record that nobody works on any more is one that a kill interrupted: whoever finds it stores the
-draft, on the same condition as its writer would have.
+draft, on the same condition as its writer would have. A *copy* has what the service has, and is
+there to be read, or to become a draft with the next change.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, stored_digest
 
-_OWNER, _RECORD, _DRAFT = "owner.json", ".json", ".draft"
+_OWNER, _RECORD, _DRAFT, _COPY = "owner.json", ".json", ".draft", ".copy"
 _KEPT_SECONDS = 7 * 24 * 3600.0
 """For how long a file that its writer never closed is kept, as nobody but a person can tell what it is worth."""
 
@@ -81,13 +82,21 @@ class Drafts:
         """Return where a draft is."""
         return self.folder / f"{number}{_DRAFT}"
 
+    def copy(self, number: int) -> Path:
+        """Return where a copy is."""
+        return self.folder / f"{number}{_COPY}"
+
     def open_new(self, number: int) -> int:
-        """Make an empty draft, and return its descriptor.
+        """Make an empty copy, and return its descriptor.
 
         Raises:
             OSError: the disk is full.
         """
-        return os.open(self.path(number), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return os.open(self.copy(number), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def change(self, number: int) -> None:
+        """Take note that a copy is to have what the service does not."""
+        self.copy(number).rename(self.path(number))
 
     def begin(self, number: int, name: str, replaces: str, *, synced: bool) -> None:
         """Write down that a draft is to be stored as it is now.
@@ -100,15 +109,14 @@ class Drafts:
         _write(self.folder / f"{number}{_RECORD}", record, synced=synced)
 
     def end(self, number: int) -> None:
-        """Take note that it is stored."""
-        with contextlib.suppress(FileNotFoundError):
-            (self.folder / f"{number}{_RECORD}").unlink()
+        """Take note that it is stored, so that it is a copy."""
+        self.path(number).rename(self.copy(number))
+        (self.folder / f"{number}{_RECORD}").unlink()
 
     def remove(self, number: int) -> None:
-        """Remove a draft that nobody needs any more."""
-        self.end(number)
-        with contextlib.suppress(FileNotFoundError):
-            self.path(number).unlink()
+        """Remove a draft or a copy that nobody needs any more."""
+        for path in (self.folder / f"{number}{_RECORD}", self.path(number), self.copy(number)):
+            path.unlink(missing_ok=True)
 
     def close(self, *, keep: bool) -> None:
         """Let go of the folder; with `keep`, what is in it stays for whoever stores it later."""
@@ -133,8 +141,13 @@ class Left:
     def __init__(self, folder: Path, title: str, url: str) -> None:
         """Look for what is there."""
         self.folder, self.title, self.url = folder, title, url
-        self.records = dict(_records(folder))
-        self.unclosed = [path for path in _drafts(folder) if _number(path) not in self.records]
+        for copy in folder.glob(f"*{_COPY}"):
+            copy.unlink()
+        drafts = {_number(path): path for path in _drafts(folder)}
+        records = dict(_records(folder))
+        # One without a draft is of what was stored: the kill came between the two.
+        self.records = {number: one for number, one in records.items() if number in drafts}
+        self.unclosed = [path for number, path in drafts.items() if number not in records]
 
     def drafts(self) -> list[Path]:
         """Return the files that were closed and are not stored."""
@@ -160,7 +173,7 @@ class Left:
                 path.unlink(missing_ok=True)
         for path in self.unclosed:
             if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
-                path.unlink()
+                path.unlink(missing_ok=True)
         if not unstored and not any(_drafts(self.folder)):
             shutil.rmtree(self.folder, ignore_errors=True)
         return stored, unstored

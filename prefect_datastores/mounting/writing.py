@@ -209,11 +209,17 @@ class Writing:
         with file.lock:
             self._write(file, self._draft_of(file), offset, data)
 
-    @staticmethod
-    def _write(file: File, draft: Draft, offset: int, data: memoryview) -> None:
-        file.is_changed = True
+    def _write(self, file: File, draft: Draft, offset: int, data: memoryview) -> None:
+        self._change(file, draft)
         file.modified = time.time()
         draft.write(offset, data)
+
+    @staticmethod
+    def _change(file: File, draft: Draft) -> None:
+        """Take note that a file is to have what the service does not, before it has."""
+        if not file.is_changed:
+            draft.change()
+            file.is_changed = True
 
     def resize(self, file: File, size: int) -> None:
         """Give a file another length; of one that nobody has open to write, the service has it then.
@@ -225,10 +231,21 @@ class Writing:
             with file.lock:
                 file.modified = time.time()
                 if file.size != size:
-                    self._draft_of(file, nothing=size == 0).truncate(size)
-                    file.is_changed = True
+                    self._resize(file, size)
             if not file.writers:
                 self.store(file)
+
+    def _resize(self, file: File, size: int) -> None:
+        is_new = file.draft is None
+        draft = self._draft_of(file, nothing=size == 0)
+        try:
+            self._change(file, draft)
+        except OSError:
+            if is_new:  # it may be empty, and the file is not
+                file.draft = None
+                draft.remove()
+            raise
+        draft.truncate(size)
 
     def allocate(self, file: File, offset: int, size: int) -> None:
         """Make a file at least so long, and see that the disk has room for it.
@@ -238,7 +255,7 @@ class Writing:
         """
         with file.lock:
             draft = self._draft_of(file)
-            file.is_changed = True
+            self._change(file, draft)
             draft.allocate(offset, size)
 
     def begin(self, file: File) -> None:
@@ -247,7 +264,8 @@ class Writing:
         Raises:
             DatastoreError: the disk takes none.
         """
-        file.draft, file.is_changed, file.modified = self._desk.new(), True, time.time()
+        file.draft, file.modified = self._desk.new(), time.time()
+        self._change(file, file.draft)
 
     def hold(self, file: File) -> None:
         """Have the content of a file here that somebody has open, as the service will have none soon.
