@@ -33,18 +33,9 @@ FILES = {
     "dir/c": content_of(70_000),
     "dir/deep/d": b"d",
 }
-NAMES = ["a", "b", "empty", "large", "dir", "dir/b", "dir/c", "dir/deep", "dir/deep/d", "new/x"]
-NAMES += [
-    "new",
-    "dir/new",
-    "A",
-    "ü ∞",
-    "nothing/x",
-    "a/below",
-    "dir/deep/d/x",
-    "n" * 255,
-    "n" * 256,
-]
+USUAL = ["a", "b", "empty", "large", "dir/b", "dir/c", "dir/deep/d", "new/x"]
+RARE = ["dir", "dir/deep", "new", "dir/new", "A", "ü ∞", "nothing/x", "a/below", "dir/deep/d/x"]
+RARE += ["n" * 255, "n" * 256]
 SLOTS = 3
 
 
@@ -163,15 +154,18 @@ def everything(world: World) -> Any:
 OFFSETS = st.one_of(st.integers(0, 2**20 + 800), st.sampled_from([0, 1, 4095, 4096, 2**20]))
 SIZES = st.sampled_from([0, 1, 7, 4096, 4097, 70_000, 2**20 + 5])
 DATA = st.one_of(st.binary(max_size=20), st.sampled_from([content_of(5000), content_of(2**17 + 3)]))
-NAME = st.sampled_from(NAMES)
+NAME = st.one_of(st.sampled_from(USUAL), st.sampled_from(USUAL), st.sampled_from(RARE))
 SLOT = st.integers(0, SLOTS - 1)
-ACCESS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+ACCESS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR])
 MORE = st.sampled_from(
     [
         *(0, 0, 0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_APPEND),
         *(os.O_CREAT | os.O_TRUNC, os.O_CREAT | os.O_APPEND, os.O_DIRECTORY, os.O_NOFOLLOW),
     ]
 )
+
+
+USED = st.sampled_from([os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_APPEND, os.O_RDONLY])
 
 
 def handles(what: str, use: Callable[..., Any], *more: st.SearchStrategy[Any]) -> Any:
@@ -204,8 +198,13 @@ HANDLES = st.one_of(
     handles("fdatasync", os.fdatasync),
     handles("fstat", lambda fd: told(os.fstat(fd))),
     handles("dup and close", lambda fd: os.close(os.dup(fd))),
-    st.builds(lambda slot: Step(f"close {slot}", lambda world: close(world, slot)), SLOT),
     st.builds(mapped, SLOT, OFFSETS, DATA),
+)
+CLOSES = st.one_of(
+    st.builds(lambda slot: Step(f"close {slot}", lambda world: close(world, slot)), SLOT),
+    st.builds(opened, NAME, SLOT, st.builds(lambda one, two: one | two, ACCESS, MORE)),
+    st.builds(opened, st.sampled_from(USUAL), SLOT, USED),
+    st.builds(opened, st.sampled_from(USUAL), SLOT, USED),
 )
 PATHS = st.one_of(
     paths("truncate", os.truncate, OFFSETS),
@@ -226,7 +225,7 @@ PATHS = st.one_of(
     paths("chown", lambda path: os.chown(path, os.getuid(), os.getgid())),
 )
 STEP = st.one_of(
-    *(st.builds(opened, NAME, SLOT, st.builds(lambda one, two: one | two, ACCESS, MORE)),) * 2,
+    *(CLOSES,) * 2,
     *(HANDLES,) * 4,
     *(PATHS,) * 3,
     *(st.builds(renamed, NAME, NAME, st.sampled_from([os.rename, os.replace])),) * 2,
@@ -276,9 +275,14 @@ def mounted(place: Path, make: Callable[[Path], Any]) -> Mount:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps=st.lists(STEP, min_size=1, max_size=100))
+@given(
+    first=st.tuples(
+        *(st.builds(opened, st.sampled_from(USUAL), st.just(slot), USED) for slot in range(SLOTS))
+    ),
+    steps=st.lists(STEP, min_size=40, max_size=100),
+)
 def test_a_mount_that_is_written_to_is_as_a_folder(
-    both: tuple[Path, Path, Path], steps: list[Step]
+    both: tuple[Path, Path, Path], first: tuple[Step, ...], steps: list[Step]
 ) -> None:
     folder, mounted, source = both
     name = str(next(_numbers))
@@ -286,7 +290,7 @@ def test_a_mount_that_is_written_to_is_as_a_folder(
     for world in (one, other):
         make_tree(world.root, FILES)
     try:
-        for step in steps:
+        for step in (*first, *steps):
             expected = step(one)
             assert step(other) == expected, step.text
     finally:

@@ -243,9 +243,7 @@ class WritableOperations:
             return
         if standing is not None and flags & _NO_REPLACE:
             raise Refused(errno.EEXIST)
-        text = self._new_name(
-            place, new, besides=(node if node.name.encode() == new else standing,)
-        )
+        text = self._new_name(place, new, besides=standing)
         self._check_thawed(folder)
         if isinstance(node, File):
             self._rename_file(node, folder, place, text, standing)
@@ -394,7 +392,7 @@ class WritableOperations:
             raise Refused(errno.EROFS)
 
     def _new_name(
-        self, folder: Folder, name: bytes, *, besides: tuple[Node | None, ...] = ()
+        self, folder: Folder, name: bytes, *, besides: Node | None = None
     ) -> str:
         """Return a name that something new can have in a folder."""
         self._check_thawed(folder)
@@ -418,7 +416,7 @@ class WritableOperations:
             raise Refused(errno.EINVAL) from None
         if rules.path_fault(whole.split("/")) is not None:
             raise Refused(errno.EINVAL)
-        if self._standing(folder, text, rules) - {None, *besides}:
+        if self._standing(folder, text, rules) - {None, besides}:
             raise Refused(errno.EEXIST)
         return text
 
