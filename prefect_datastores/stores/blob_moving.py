@@ -220,9 +220,10 @@ class BlobMoves:
         """End a copy that comes to nothing, and remove what is left of it where nothing was before."""
         name, to = key
         self._begun.forget(key)
-        abort = (("comp", "copy"), ("copyid", begun.copy_id))
-        with contextlib.suppress(DatastoreError):  # nothing is left to be ended, as a rule
-            self._service.request("PUT", to, abort, {"x-ms-copy-action": "abort"})
+        if begun.copy_id:
+            abort = (("comp", "copy"), ("copyid", begun.copy_id))
+            with contextlib.suppress(DatastoreError):  # as a rule it has ended
+                self._service.request("PUT", to, abort, {"x-ms-copy-action": "abort"})
         with contextlib.suppress(DatastoreError):
             told, stands = self._standing(ObjectName(to))
             is_left = stands is not None and not stands.size and told.get(_ID) == begun.copy_id
