@@ -321,9 +321,9 @@ class Folder:
 
     @staticmethod
     def _move_over(path: RelativePath, source: int, to: RelativePath, target: int) -> None:
-        is_linked = _is_linked(path, source, to, target)
         os.rename(path[-1], to[-1], src_dir_fd=source, dst_dir_fd=target)
-        if is_linked:  # a rename of one name of a file to another of it does nothing
+        # A rename of one name of a file to another of it does nothing.
+        if _is_linked(path, source, to, target):
             os.unlink(path[-1], dir_fd=source)
 
     def swaps_folders(self) -> bool:

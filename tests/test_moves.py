@@ -73,6 +73,30 @@ def condition_of(place: RemotePlace, condition: str) -> dict[str, Any]:
     return {"replaces": standing.etag} if condition == "replaces" else {}
 
 
+def whole(place: RemotePlace, name: str, content: bytes) -> None:
+    """Store an object with its MD5, as this package does."""
+    put(place.store, name, content)
+
+
+def bare(place: RemotePlace, name: str, content: bytes) -> None:
+    """Store a blob without an MD5, as other clients do with large ones."""
+    ask = place.service.request
+    ask("PUT", name, (("comp", "block"), ("blockid", "AAAA")), {}, content)
+    listed = b"<BlockList><Uncommitted>AAAA</Uncommitted></BlockList>"
+    ask("PUT", name, (("comp", "blocklist"),), {}, listed)
+
+
+def copy(place: RemotePlace, source: str) -> None:
+    """Copy a blob to the place of moves, as another client does."""
+    headers = {"x-ms-copy-source": place.service.signed_url(source)}
+    place.service.request("PUT", TO, (), headers)
+
+
+def write(place: RemotePlace, source: str) -> None:
+    """Write the bytes that a blob has to the place of moves."""
+    put(place.store, TO, get(place.store, source))
+
+
 # Answers that are lost.
 
 
@@ -141,33 +165,63 @@ def test_a_deletion_whose_answer_is_lost_and_whose_place_was_written_since_is_no
     assert get(of_kind.store, TO) == b"since"
 
 
-@pytest.mark.parametrize("of_kind", [kind.name for kind in KINDS], indirect=True)
+@pytest.mark.parametrize(
+    ("of_kind", "store_by"),
+    [*((kind.name, whole) for kind in KINDS), ("blob", bare), ("flat lake", bare)],
+    indirect=["of_kind"],
+)
 def test_what_was_written_to_the_old_name_since_is_moved_and_not_taken_for_moved(
-    of_kind: RemotePlace,
+    of_kind: RemotePlace, store_by: Callable[[RemotePlace, str, bytes], None]
 ) -> None:
-    put(of_kind.store, NAME, CONTENT)
+    store_by(of_kind, NAME, CONTENT)
     with of_kind.through(Fault(f"{COPY}|{RENAME}", "lose")) as one:
         with pytest.raises(ServiceBusy):
             one.bare.move(NAME, TO)
-        put(of_kind.store, NAME, b"since")
+        since = content_of(len(CONTENT), "since")
+        store_by(of_kind, NAME, since)
         one.bare.move(NAME, TO)
-    assert get(of_kind.store, TO) == b"since"
+    assert get(of_kind.store, TO) == since
     assert names_below(of_kind.store) == [TO]
 
 
 @pytest.mark.parametrize("of_kind", ["blob", "flat lake"], indirect=True)
-def test_a_copy_whose_answer_is_lost_is_not_taken_for_what_another_wrote_since(
+@pytest.mark.parametrize("others", [copy, write])
+@pytest.mark.parametrize("action", ["lose", "drop"])
+@pytest.mark.parametrize("store_by", [whole, bare])
+def test_what_another_wrote_since_is_not_taken_for_a_copy_whose_answer_is_lost(
     of_kind: RemotePlace,
+    others: Callable[[RemotePlace, str], None],
+    action: Any,
+    store_by: Callable[[RemotePlace, str, bytes], None],
 ) -> None:
-    put(of_kind.store, NAME, CONTENT)
-    with of_kind.through(Fault(COPY, "lose")) as one:
+    store_by(of_kind, NAME, CONTENT)
+    theirs = content_of(len(CONTENT), "theirs")
+    store_by(of_kind, "other", theirs)
+    with of_kind.through(Fault(COPY, action)) as one:
         with pytest.raises(ServiceBusy):
             one.bare.move(NAME, TO, if_absent=True)
-        put(of_kind.store, TO, b"since")
+        others(of_kind, "other")
         with pytest.raises(ObjectExists):
             one.bare.move(NAME, TO, if_absent=True)
-    assert get(of_kind.store, TO) == b"since"
+    assert get(of_kind.store, TO) == theirs
     assert get(of_kind.store, NAME) == CONTENT
+
+
+@pytest.mark.parametrize("of_kind", ["blob", "flat lake"], indirect=True)
+@pytest.mark.parametrize("seed", ["before", ""])
+def test_what_was_copied_from_the_same_name_before_is_not_taken_for_a_copy_that_was_not_made(
+    of_kind: RemotePlace, seed: str
+) -> None:
+    put(of_kind.store, NAME, content_of(len(CONTENT), seed))
+    copy(of_kind, NAME)
+    before = of_kind.store.head(TO)
+    put(of_kind.store, NAME, CONTENT)
+    with of_kind.through(Fault(COPY, "drop")) as one:
+        with pytest.raises(ServiceBusy):
+            one.bare.move(NAME, TO)
+        assert one.bare.move(NAME, TO).etag != before.etag
+    assert get(of_kind.store, TO) == CONTENT
+    assert names_below(of_kind.store) == [TO]
 
 
 @pytest.mark.parametrize("of_kind", [kind.name for kind in KINDS], indirect=True)

@@ -66,10 +66,10 @@ class DataLakeMoves:
 
     def _rename(self, key: tuple[str, str], source: ObjectInfo, conditions: dict[str, str]) -> None:
         name, to = map(ObjectName, key)
-        self._sent.keep(key, source.etag)
         try:
             self._store.rename(name, to, conditions)
-        except (ServiceBusy, EndpointUnreachable):  # it may have been done all the same
+        except (ServiceBusy, EndpointUnreachable):
+            self._sent.keep(key, source.etag)  # it may have been done all the same
             raise
         except DatastoreError:
             self._sent.forget(key)

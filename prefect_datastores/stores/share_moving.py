@@ -86,11 +86,11 @@ class ShareMoves:
     ) -> Mapping[str, str]:
         """Rename a file, of which that was `told`; return what is told of it then."""
         name, to = key
-        self._sent.keep(key, told.get(_FILE_ID, ""))
         try:
             given = noted_again(told)
             answer = self._store.rename(name, to, replace=replace, given=given)
-        except (ServiceBusy, EndpointUnreachable):  # it may have been done all the same
+        except (ServiceBusy, EndpointUnreachable):
+            self._sent.keep(key, told.get(_FILE_ID, ""))  # it may have been done all the same
             raise
         except DatastoreError as error:
             self._sent.forget(key)
