@@ -391,9 +391,7 @@ class WritableOperations:
         if folder.is_frozen and not (single is not None and folder.holds_one):
             raise Refused(errno.EROFS)
 
-    def _new_name(
-        self, folder: Folder, name: bytes, *, besides: Node | None = None
-    ) -> str:
+    def _new_name(self, folder: Folder, name: bytes, *, besides: Node | None = None) -> str:
         """Return a name that something new can have in a folder."""
         self._check_thawed(folder)
         if not folder.is_linked:
