@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import mmap
@@ -10,6 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +20,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mounted import make, mounted
 from small_stores import make_tree, tree
 
-from prefect_datastores.mounting.mount import Mount, mount
-from prefect_datastores.mounting.talk import Wanted
+from prefect_datastores.mounting.talk import MakeStore
+from prefect_datastores.stores.listed import list_objects
 from prefect_datastores.stores.local import LocalStore
-from prefect_datastores.testing import content_of
+from prefect_datastores.testing import content_of, get
+
+__all__ = ["make"]
 
 FILES = {
     "a": b"a",
@@ -34,7 +39,7 @@ FILES = {
     "dir/deep/d": b"d",
 }
 USUAL = ["a", "b", "empty", "large", "dir/b", "dir/c", "dir/deep/d", "new/x"]
-RARE = ["dir", "dir/deep", "new", "dir/new", "A", "ü ∞", "nothing/x", "a/below", "dir/deep/d/x"]
+RARE = ["dir", "dir/deep", "new", "dir/new", "other", "ü ∞", "nothing/x", "a/below", "dir/deep/d/x"]
 RARE += ["n" * 255, "n" * 256]
 SLOTS = 3
 
@@ -132,6 +137,11 @@ def told(found: os.stat_result) -> Any:
     return found.st_mode, None if is_folder else (found.st_size, found.st_nlink)
 
 
+def sought(fd: int, end: int) -> Any:
+    # Where a folder ends is what each disk makes of it.
+    return "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else os.lseek(fd, 0, end)
+
+
 def touched(path: str, when: int) -> float:
     os.utime(path, (when, when))
     return os.stat(path).st_mtime
@@ -193,7 +203,7 @@ HANDLES = st.one_of(
     handles("read", os.read, SIZES),
     handles("ftruncate", os.ftruncate, OFFSETS),
     handles("allocate", os.posix_fallocate, OFFSETS, st.sampled_from([1, 5000])),
-    handles("seek", lambda fd, end: os.lseek(fd, 0, end), st.sampled_from([0, 1, 2])),
+    handles("seek", sought, st.sampled_from([0, 1, 2])),
     handles("fsync", os.fsync),
     handles("fdatasync", os.fdatasync),
     handles("fstat", lambda fd: told(os.fstat(fd))),
@@ -241,52 +251,48 @@ STEP = st.one_of(
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Path, Path, Path]]:
-    """A folder, the mount, and what is mounted."""
+@dataclass(frozen=True)
+class Both:
+    """A folder and a mount, and what the service has of the mount."""
+
+    folder: Path
+    mounted: Path
+    stored: Callable[[str], dict[str, bytes]]
+
+
+@contextlib.contextmanager
+def both(make: MakeStore) -> Iterator[Both]:
     # In memory: a disk that is waited for at each commit would be most of the time.
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as held:
-        yield from beside(Path(held))
+        place = Path(held)
+        (place / "folder").mkdir()
+        more = {"drafts_root": place / "drafts", "allow_empty": True}
+        with mounted(make, place / "mounts", cache=place / "cache", **more) as made:
+            yield Both(place / "folder", made.path, partial(stored, make))
+        assert not list((place / "drafts").iterdir())
 
 
-def beside(place: Path) -> Iterator[tuple[Path, Path, Path]]:
-    (place / "source").mkdir()
-    (place / "folder").mkdir()
-    made = mounted(place, LocalStore)
-    yield place / "folder", made.path, place / "source"
-    made.unmount()
-    assert not list((place / "drafts").iterdir())
+def stored(make: MakeStore, folder: str) -> dict[str, bytes]:
+    with closing(make()) as store:
+        return {
+            info.name[len(folder) + 1 :]: get(store, info.name)
+            for info in list_objects(store, f"{folder}/")
+            if not info.is_marker
+        }
 
 
-def mounted(place: Path, make: Callable[[Path], Any]) -> Mount:
-    wanted = Wanted(
-        partial(make, place / "source"),
-        *("", "model"),
-        cache_root=place / "cache",
-        drafts_root=place / "drafts",
-        allow_empty=True,
-    )
-    return mount(wanted, place / "mounts")
+@pytest.fixture(scope="module")
+def beside_a_folder() -> Iterator[Both]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as held:
+        with both(partial(LocalStore, Path(held))) as made:
+            yield made
 
 
-@settings(
-    max_examples=250,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    first=st.tuples(
-        *(st.builds(opened, st.sampled_from(USUAL), st.just(slot), USED) for slot in range(SLOTS))
-    ),
-    steps=st.lists(STEP, min_size=40, max_size=100),
-)
-def test_a_mount_that_is_written_to_is_as_a_folder(
-    both: tuple[Path, Path, Path], first: tuple[Step, ...], steps: list[Step]
-) -> None:
-    folder, mounted, source = both
+def check(pair: Both, first: tuple[Step, ...], steps: list[Step]) -> None:
+    """Do the same in both, and compare each result, and all that is there at the end."""
     name = str(next(_numbers))
-    one, other = World(folder / name), World(mounted / name)
+    one, other = World(pair.folder / name), World(pair.mounted / name)
     for world in (one, other):
         make_tree(world.root, FILES)
     try:
@@ -300,7 +306,37 @@ def test_a_mount_that_is_written_to_is_as_a_folder(
     expected = tree(one.root)
     assert tree(other.root) == expected
     # The service has all that was closed, and nothing else.
-    assert tree(source / name) == expected
+    assert pair.stored(name) == expected
     for world in (one, other):
         shutil.rmtree(world.root)
-    assert not (source / name).exists()
+    assert pair.stored(name) == {}
+
+
+FIRST = st.tuples(
+    *(st.builds(opened, st.sampled_from(USUAL), st.just(slot), USED) for slot in range(SLOTS))
+)
+STEPS = st.lists(STEP, min_size=40, max_size=100)
+CHECKS = [
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.too_slow,
+    HealthCheck.differing_executors,
+]
+
+
+@settings(max_examples=350, deadline=None, suppress_health_check=CHECKS)
+@given(first=FIRST, steps=STEPS)
+def test_a_mount_that_is_written_to_is_as_a_folder(
+    beside_a_folder: Both, first: tuple[Step, ...], steps: list[Step]
+) -> None:
+    check(beside_a_folder, first, steps)
+
+
+def test_it_is_so_over_every_service(make: MakeStore) -> None:
+    with both(make) as pair:
+
+        @settings(max_examples=12, deadline=None, suppress_health_check=CHECKS)
+        @given(first=FIRST, steps=STEPS)
+        def over_a_service(first: tuple[Step, ...], steps: list[Step]) -> None:
+            check(pair, first, steps)
+
+        over_a_service()
