@@ -733,3 +733,18 @@ def test_a_mount_that_is_read_has_no_drafts(blob: MakeStore, root: Path, drafts:
         assert os.stat(made.path / "a").st_size == 1
         assert time.monotonic() >= before
         assert not list(drafts.glob("*/*.draft"))
+
+
+def test_the_small_files_of_a_folder_are_fetched_ahead(
+    blob: MakeStore, root: Path, drafts: Path
+) -> None:
+    files = {f"data/{number:03}": content_of(1000 + number) for number in range(60)}
+    fill(blob, files)
+    with writing(blob, root, drafts, "data") as made:
+        for name in sorted(os.listdir(made.path))[:2]:
+            (made.path / name).read_bytes()
+        eventually(lambda: made.numbers()["requests"] == len(files))
+        (made.path / "050").write_bytes(b"changed")
+        expected = {name[5:]: data for name, data in files.items()}
+        assert tree(made.path) == {**expected, "050": b"changed"}
+        assert made.numbers()["bytes_fetched"] == sum(map(len, files.values()))

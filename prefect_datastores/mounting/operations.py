@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 
-from prefect_datastores.mounting.ahead import FolderPattern
+from prefect_datastores.mounting.beside import Beside
 from prefect_datastores.mounting.contents import Answer, Contents, Opened
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import LONGEST, Listing
@@ -33,7 +33,7 @@ class Operations:
         self._lock = threading.Lock()
         self._opened: dict[int, tuple[Node, Opened]] = {}
         self._next = 1
-        self._folders: dict[int, FolderPattern] = {}
+        self._beside = Beside(contents)
         self._seen: set[int] = set()
         self.faults = Faults()
 
@@ -139,12 +139,7 @@ class Operations:
         if folder is None or folder.listing is None or not folder.listing.done():
             return
         listing = folder.listing.result()
-        with self._lock:
-            pattern = self._folders.get(folder.id)
-            if pattern is None:
-                pattern = self._folders[folder.id] = _pattern_of(listing)
-            wanted = pattern.wanted(node.name, self._contents.may_prefetch(pattern.usual))
-        self._contents.prefetch([info for name in wanted if (info := listing.get(name))])
+        self._beside.opened(folder.id, node.name, listing.get, lambda: listing)
 
     def read(self, handle: int, offset: int, size: int, answer: Answer) -> None:
         """Give what is at a place in an open file to `answer`, at once or later."""
@@ -157,8 +152,3 @@ class Operations:
             found = self._opened.pop(handle, None)
         if found is not None:
             self._contents.close_file(found[1])
-
-
-def _pattern_of(listing: Listing) -> FolderPattern:
-    small = {name: info.size for name, info in listing.items() if info and 0 < info.size <= SMALL}
-    return FolderPattern(list(small), sum(small.values()) // max(1, len(small)))

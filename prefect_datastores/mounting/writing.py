@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.files import local_error
+from prefect_datastores.mounting.beside import Beside
 from prefect_datastores.mounting.contents import Answer, Contents, Opened
 from prefect_datastores.mounting.drafts import Desk, Draft
 from prefect_datastores.mounting.gate import Gate
 from prefect_datastores.mounting.pending import Drafts, Unstored
+from prefect_datastores.mounting.smalls import SMALL
 from prefect_datastores.mounting.statistics import Statistics
 from prefect_datastores.mounting.storing import Sender
 from prefect_datastores.mounting.working import File
@@ -27,7 +29,7 @@ from prefect_datastores.names import ObjectName
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prefect_datastores.stores.base import ObjectStore
+    from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _AT_ONCE = 8
@@ -62,6 +64,7 @@ class Writing:
         self._store, self._contents, self._drafts = store, contents, drafts
         self._statistics, self._most_kept = statistics, most_kept
         self._desk, self._sender = Desk(drafts, store, contents), Sender()
+        self._beside = Beside(contents)
         self.gate = Gate()
         """Passed by what changes one name at the service; what changes many is in it alone."""
         self._lock = threading.Lock()
@@ -83,7 +86,23 @@ class Writing:
             is_first = file.id not in self._seen
             self._seen.add(file.id)
         self._statistics.opened(file.size, is_first=is_first)
+        if is_first and not writes and file.draft is None and 0 < file.size <= SMALL:
+            self._fetch_beside(file)
         return number
+
+    def _fetch_beside(self, file: File) -> None:
+        children = file.parent.children or {}
+
+        def info_of(name: str) -> ObjectInfo | None:
+            node = children.get(name)
+            return node.info if isinstance(node, File) and node.draft is None else None
+
+        self._beside.opened(
+            file.parent.id,
+            file.name,
+            info_of,
+            lambda: {name: info_of(name) for name in sorted(tuple(children))},
+        )
 
     def handle(self, number: int) -> Handle:
         """Return an open file.
