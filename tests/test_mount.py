@@ -414,7 +414,7 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
             ["cat", made.path / "small", made.path / "large"], stdout=subprocess.PIPE
         )
         time.sleep(20)
-        assert "Try 3 of" in made.log.read_text()
+        eventually(lambda: "Try 3 of" in made.log.read_text())
     with FaultyProxy((azurite.host, azurite.port), (), port=port) as again:
         serving = threading.Thread(target=again.serve_forever, kwargs={"poll_interval": 0.02})
         serving.start()

@@ -54,7 +54,7 @@ class Version:
         """Nothing of it is under way yet."""
         self.key, self.info, self.blocks = key, info, blocks
         self.users = 0
-        self.fault: DatastoreError | None = None
+        self.fault = ""
         """Why nothing of it is given to anybody any more."""
         self.lock = threading.Lock()
         self.under_way: dict[int, list[_Waiting]] = {}
@@ -137,8 +137,8 @@ class Contents:
             if version is None:
                 version = Version(key, info, Blocks(self._space, key.hex(), info))
                 self._versions[key] = version
-            if version.fault is not None:
-                raise version.fault
+            if version.fault:
+                raise IntegrityError(version.fault)
             version.users += 1
         self._wholes.want(version)
         return Opened(info, version)
@@ -211,8 +211,8 @@ class Contents:
     def _read_large(
         self, opened: Opened, version: Version, offset: int, size: int, answer: Answer
     ) -> None:
-        if version.fault is not None:
-            answer(version.fault)
+        if version.fault:
+            answer(IntegrityError(version.fault))
             return
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         parts = self._here(version, offset, size, first, last)
@@ -323,7 +323,7 @@ class Contents:
 
     def _spoil(self, version: Version) -> None:
         """Give nothing of a version to anybody any more that came, as a whole, with another MD5."""
-        version.fault = IntegrityError(
+        version.fault = (
             f"{version.info.name!r} arrived with another MD5 than the one stored with it. It was damaged on its way, or "
             "stored damaged; this mount gives nothing of it any more, and the next one fetches it anew."
         )

@@ -2,7 +2,7 @@
 
 Blocks are compared with checksums of what was fetched, which tell nothing of what came wrong. This is
 done once for each version, by one thread that takes what time nobody needs, when the mount is quiet:
-beside a reader on a machine of few cores it would cost him a tenth of his speed.
+it is as much work as fetching and serving them, for which a reader would wait where cores are few.
 """
 
 from __future__ import annotations
