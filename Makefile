@@ -52,8 +52,8 @@ browser: ## Install Chromium for the tests where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 	    || { $(call apt_install,chromium fonts-liberation); }
 
-fuse: ## Install what mounts for users without rights, where there is none
-	@command -v fusermount3 || { $(call apt_install,fuse3); }
+fuse: ## Install what mounts for users without rights, and what the tests read mounts by, where there is none
+	@command -v fusermount3 && command -v rsync || { $(call apt_install,fuse3 rsync); }
 
 constraints: | $(BIN)/python ## Remake constraints.txt with today's versions
 	$(BIN)/python -m venv .tools/uv

@@ -1,10 +1,12 @@
-"""Time of reading data through a mount, beside `rclone mount` and plain local files, in one run.
+"""Time of reading data through a mount, beside `rclone mount`, `fsspec.fuse` and plain local files, in one run.
 
     make venv fuse && .venv/bin/python benchmarks/mounts.py [--write] [--latency 0 20]
 
-All mount what `standin.c` has on the same cores. Each line is one program (dd, tar, ls, or a few lines
-of Python) that reads a fresh mount ("cold") or what was read before ("warm"); rclone is tuned as its
-manual says for reading. "local" is the same program over plain files. Needs root, or `fusermount3`.
+All mount what `standin.c` has on the same cores. Each line is one program (dd, tar, ls, find, or a few
+lines of Python) that reads a fresh mount ("cold") or what was read before ("warm"); rclone is tuned as its
+manual says for reading. `fsspec.fuse` is over adlfs, with mfusepy in the place of fusepy, which knows
+libfuse 2 alone; it is installed into `.tools/bench` and needs libfuse 3. "local" is the same program over
+plain files. Needs root, or `fusermount3`.
 `--write` puts the table into `RESULTS.md`.
 """
 
@@ -14,10 +16,12 @@ import argparse
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +37,7 @@ from transfer import (  # noqa: E402
     environment,
     make,
     prepare,
+    python_of,
     run,
     standin,
     versions,
@@ -45,8 +50,18 @@ from prefect_datastores.stores.blob import BlobStore  # noqa: E402
 MIB = 2**20
 LARGE, MANY = 1024 * MIB, 10_000
 RATE = 60  # MiB a second of each connection, where there is latency
-MOST = 300.0
+MOST, SHORTER = 300.0, {"fsspec": 60.0}
+FSSPEC = "fsspec-fuse"
+"""The environment of fsspec.fuse."""
 
+MOUNTED_BY_FSSPEC = """
+import sys
+import mfusepy
+sys.modules["fuse"] = mfusepy
+from adlfs import AzureBlobFileSystem
+from fsspec.fuse import run
+run(AzureBlobFileSystem(connection_string=sys.argv[1]), sys.argv[2], sys.argv[3])
+"""
 RANDOM = """
 import os, random, sys
 path, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -97,8 +112,18 @@ ON_LARGE: dict[str, Program] = {
     "2,000 x 128 KiB at random, warm": lambda at: python(RANDOM, at / "000000.bin", 2**17, 2000),
     "1 GiB mapped, warm": lambda at: python(MAPPED, at / "000000.bin"),
 }
-ON_LARGE_FRESH: dict[str, Program] = {
+ON_LARGE_SMALL: dict[str, Program] = {
     "100 x 4 KiB at random, cold": lambda at: python(RANDOM, at / "000000.bin", 4096, 100)
+}
+ON_LARGE_MIDDLE: dict[str, Program] = {
+    "100 x 128 KiB at random, cold": lambda at: python(RANDOM, at / "000000.bin", 2**17, 100)
+}
+ON_LARGE_MAPPED: dict[str, Program] = {
+    "1 GiB mapped, cold": lambda at: python(MAPPED, at / "000000.bin")
+}
+ON_MANY_NAMES: dict[str, Program] = {
+    "find in 10,000, cold": lambda at: ["find", str(at), "-type", "f", "-size", "+1k"],
+    "find in 10,000, again": lambda at: ["find", str(at), "-type", "f", "-size", "+1k"],
 }
 ON_MANY: dict[str, Program] = {
     "ls -l of 10,000, cold": lambda at: ["ls", "-lR", str(at)],
@@ -111,16 +136,22 @@ ON_MANY_FRESH: dict[str, Program] = {
 }
 GROUPS = (
     ("large", ON_LARGE),
-    ("large", ON_LARGE_FRESH),
+    ("large", ON_LARGE_SMALL),
+    ("large", ON_LARGE_MIDDLE),
+    ("large", ON_LARGE_MAPPED),
+    ("many", ON_MANY_NAMES),
     ("many", ON_MANY),
     ("many", ON_MANY_FRESH),
 )
 ABOUT = f"""\
 Against `benchmarks/standin.c` on the same cores. Cold is a new mount with an empty cache; what is called "again" or
 "warm" follows it on the same mount, in the order of the table. With latency, each connection has {RATE} MiB/s. "-" is a
-program that took longer than {MOST:.0f} s. `ours` is `as_mount()` as it comes; rclone mounts with
-`--vfs-cache-mode full`, read-ahead and 16 chunk streams. "local" are plain files, which know no latency."""
-HEADER = "| latency | work | ours | rclone mount | local | ours / rclone | ours / local |\n|---|---|---|---|---|---|---|"
+program that took longer than {MOST:.0f} s, with fsspec {SHORTER["fsspec"]:.0f} s, or failed. `ours` is `as_mount()` as it comes; rclone
+mounts with `--vfs-cache-mode full`, read-ahead and 16 chunk streams. `fsspec.fuse` is over adlfs, as both come, with
+mfusepy. "local" are plain files, which know no latency."""
+HEADER = """\
+| latency | work | ours | rclone mount | fsspec.fuse | local | ours / rclone | ours / fsspec | ours / local |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 @contextmanager
@@ -167,24 +198,72 @@ def rclone(port: str, name: str, scratch: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def fsspec(port: str, name: str, scratch: Path) -> Iterator[Path]:
+    """Mount by fsspec, over adlfs."""
+    point = scratch / "fsspec"
+    point.mkdir()
+    where = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    given = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={where};"
+    serving = subprocess.Popen(
+        [python_of(FSSPEC), "-c", MOUNTED_BY_FSSPEC, given, f"{CONTAINER}/{name}", str(point)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not os.path.ismount(point):
+            assert serving.poll() is None, "fsspec.fuse ended"
+            time.sleep(0.05)
+        yield point
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", str(point)], check=True)
+        serving.terminate()
+        serving.wait()
+        point.rmdir()
+
+
+def install_fsspec() -> None:
+    """Install fsspec.fuse and what it needs, unless it is there."""
+    ready = TOOLS / FSSPEC / "ready"
+    if not ready.exists():
+        venv.create(TOOLS / FSSPEC, with_pip=True, clear=True)
+        pip = [python_of(FSSPEC), "-m", "pip", "install", "-q", "adlfs", "mfusepy"]
+        subprocess.run(pip, check=True)
+        ready.touch()
+
+
+def versions_of_fsspec() -> str:
+    """Name the versions of what mounts by fsspec."""
+    asked = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in ('fsspec', 'mfusepy')), sep=', ')"
+    told = subprocess.run(
+        [python_of(FSSPEC), "-c", asked], check=True, capture_output=True, text=True
+    )
+    return told.stdout.strip()
+
+
+@contextmanager
 def local(_: str, name: str, scratch: Path) -> Iterator[Path]:
     """Use plain files."""
     yield scratch / name
 
 
-CLIENTS = {"ours": ours, "rclone": rclone, "local": local}
+CLIENTS = {"ours": ours, "rclone": rclone, "fsspec": fsspec, "local": local}
 
 
-def seconds_of(command: list[str]) -> float | None:
-    """Return what a program takes; None where that is too long."""
+def seconds_of(command: list[str], client: str) -> float | None:
+    """Return what a program takes; None where that is too long, or a peer's mount failed it."""
     began = time.perf_counter()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # In a session of its own: a shell that is ended leaves those that it started.
+    running = subprocess.Popen(command, start_new_session=True, **quiet)
     try:
-        subprocess.run(
-            command, check=True, timeout=MOST, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        code = running.wait(SHORTER.get(client, MOST))
     except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
         return None
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    assert code == 0 or client == "fsspec", command
+    return took if code == 0 else None
 
 
 def measure(scratch: Path, latencies: list[int]) -> list[str]:
@@ -201,7 +280,7 @@ def measure(scratch: Path, latencies: list[int]) -> list[str]:
                 for client, opened in CLIENTS.items():
                     with opened(port, name, scratch) as at:
                         for title, program in programs.items():
-                            took[title][client] = seconds_of(program(at))
+                            took[title][client] = seconds_of(program(at), client)
                 lines += [_line(latency, title, found) for title, found in took.items()]
                 print(*lines[-len(took) :], sep="\n", flush=True)
     return lines
@@ -213,8 +292,9 @@ def _line(latency: int, title: str, took: dict[str, float | None]) -> str:
     def ratio(other: float | None) -> str:
         return f"{mine / other:.2f}" if mine and other else "-"
 
-    shown = [f"{one:.2f}" if one else "-" for one in (mine, took["rclone"], took["local"])]
-    cells = [f"{latency} ms", title, *shown, ratio(took["rclone"]), ratio(took["local"])]
+    others = [took[client] for client in CLIENTS if client != "ours"]
+    shown = [f"{one:.2f}" if one else "-" for one in (mine, *others)]
+    cells = [f"{latency} ms", title, *shown, *map(ratio, others)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -227,8 +307,11 @@ def main() -> None:
     parser.add_argument("--latency", nargs="+", type=int, default=[0, 20])
     given = parser.parse_args()
     prepare()
+    install_fsspec()
     memory = Path("/dev/shm")
-    made = results.made_by(".venv/bin/python benchmarks/mounts.py", versions())
+    made = results.made_by(
+        ".venv/bin/python benchmarks/mounts.py", f"{versions()}, {versions_of_fsspec()}"
+    )
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         table = "\n".join(measure(Path(scratch), given.latency))
     if given.write:

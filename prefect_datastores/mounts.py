@@ -16,7 +16,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore, resolve
 from prefect_datastores.display import run_log
-from prefect_datastores.errors import ConfigurationError, DatastoreError, MountError
+from prefect_datastores.errors import ConfigurationError, DatastoreError, MountError, ObjectNotFound
+from prefect_datastores.linked import place_of
 from prefect_datastores.mounting.advice import summary, table
 from prefect_datastores.mounting.mount import Mount, mount
 from prefect_datastores.mounting.pending import Left, Unstored, left
@@ -27,7 +28,7 @@ from prefect_datastores.references import DataReference
 from prefect_datastores.settings import mount_cache, mount_drafts_root, mounts_root, rates
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import human_bytes, plural
-from prefect_datastores.transfers import preflight
+from prefect_datastores.transfers import preflight, why_not_mounted
 
 _RENEW_SECONDS = 60.0
 
@@ -105,7 +106,8 @@ class _Held:
     """One mount of a scope."""
 
     reference: DataReference
-    mount: Mount
+    mount: Mount | None
+    """None where it is a link alone."""
     link: Path | None
 
 
@@ -121,9 +123,13 @@ class Mounts:
     def add(self, reference: DataReference, link: Path | None, stop: Cancellation) -> Path:
         """Mount a reference and return its path; with `link`, a link there leads to it, or to the one file in it.
 
+        Where nothing can be mounted, one that may be read directly is given where it lies.
+
         Raises:
-            DatastoreError: as `mounted` says.
+            DatastoreError: as `mounted` says, and `place_of`.
         """
+        if reference.fallback == "direct" and why_not_mounted() is not None:
+            return self._linked(reference, link)
         made = mounted(reference, stop)
         try:
             if link is not None:
@@ -143,6 +149,27 @@ class Mounts:
                 self._renewing.start()
         return link or made.path
 
+    def _linked(self, reference: DataReference, link: Path | None) -> Path:
+        place = place_of(reference)
+        if place is None:
+            if link is None:
+                raise ObjectNotFound(f"There is nothing at {reference.uri!r}.")
+            link.mkdir(parents=True)
+            return link
+        run_log().warning(
+            "%s cannot be mounted here, and is read where it lies, at %s: what is there now is seen, and what is "
+            "written there is written to the datastore.",
+            *(reference.uri, place),
+        )
+        if link is None:
+            return place
+        link = link / place.name if place.is_file() else link
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(place)
+        with self._lock:
+            self._held.append(_Held(reference, None, link))
+        return link
+
     def close(self) -> None:
         """Unmount all, and say what was read.
 
@@ -158,8 +185,9 @@ class Mounts:
         fault: DatastoreError | None = None
         for one in reversed(held):
             try:
-                numbers = one.mount.unmount(tell=partial(_tell_storing, one.reference))
-                _tell(one.reference, numbers)
+                if one.mount is not None:
+                    numbers = one.mount.unmount(tell=partial(_tell_storing, one.reference))
+                    _tell(one.reference, numbers)
             except DatastoreError as error:
                 fault = fault or error
             if one.link is not None:
@@ -175,6 +203,8 @@ class Mounts:
             with self._lock:
                 held = list(self._held)
             for one in held:
+                if one.mount is None:
+                    continue
                 with contextlib.suppress(Exception):  # a server that is away now says it later
                     now = Datastore.get(one.reference.datastore)
                     before = known.get(id(one))

@@ -22,6 +22,7 @@ Mode = Literal["mount", "download", "upload"]
 When = Literal["success", "always", "failure"]
 Publish = Literal["each", "atomic"]
 Consistency = Literal["pinned", "latest"]
+Fallback = Literal["", "download", "direct"]
 
 
 class DataReference(BaseModel):
@@ -62,7 +63,7 @@ class DataReference(BaseModel):
     when: When = Field(
         "success", title="When", description="After which outcome an upload is made."
     )
-    fallback: Literal["", "download"] = Field(
+    fallback: Fallback = Field(
         "", title="Fallback", description="What a mount becomes where no mount can be had."
     )
     consistency: Consistency = Field(
@@ -217,7 +218,7 @@ class DataReference(BaseModel):
     def as_mount(
         self,
         *,
-        fallback: Literal["", "download"] | None = None,
+        fallback: Fallback | None = None,
         consistency: Consistency = "pinned",
         read_only: bool = True,
         cache: bool = True,
@@ -228,7 +229,9 @@ class DataReference(BaseModel):
         Nobody who has a file open sees two versions of it, whatever happens to the object.
 
         Args:
-            fallback: "download" gives the same paths by downloading where no mount can be had.
+            fallback: what gives the same paths where no mount can be had: "download", or "direct" for a
+                folder of this machine (`LocalDatastore`), which is given as it lies, without a copy: what is
+                there now is seen, and who writes there writes to the datastore.
             consistency: "pinned" shows a folder as it was seen first, and a file that was changed
                 since fails with ESTALE; "latest" shows, within a second, what is there now.
             read_only: False lets the script write: a file is stored whole when it is closed, over

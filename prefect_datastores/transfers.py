@@ -15,6 +15,7 @@ from prefect_datastores.errors import (
     ObjectExists,
     ObjectNotFound,
 )
+from prefect_datastores.linked import check_kind
 from prefect_datastores.mounting import device
 from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
@@ -49,16 +50,22 @@ def as_reference(value: DataReference | FileDatastore) -> DataReference:
 def as_available(reference: DataReference) -> DataReference:
     """Return the reference in the mode that it will have here; a mount may fall back to download.
 
+    One that falls back to be read directly stays a mount, which is a link then.
+
     Raises:
-        MountUnavailable: it is to be mounted, which cannot be done, and has no fallback.
+        MountUnavailable: it is to be mounted, which cannot be done, and has no fallback, or none that can
+            be had.
     """
     if reference.mode != "mount":
         return reference
-    reason = _why_not_mounted()
+    reason = why_not_mounted()
     if reason is None:
         return reference
     if reference.fallback == "download":
         return as_fetched(reference)
+    if reference.fallback == "direct":
+        check_kind(reference)
+        return reference
     raise MountUnavailable(
         f"{reference.uri!r} is to be mounted, and cannot be: {reason} Use as_download(), or "
         "as_mount(fallback='download'), which gives the script the same paths."
@@ -66,7 +73,8 @@ def as_available(reference: DataReference) -> DataReference:
 
 
 @cache
-def _why_not_mounted() -> str | None:
+def why_not_mounted() -> str | None:
+    """Say why nothing can be mounted here; None where it can."""
     return device.probe()
 
 

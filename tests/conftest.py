@@ -264,6 +264,6 @@ def no_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     from prefect_datastores.mounting import device
 
     monkeypatch.setattr(device, "DEVICE", tmp_path / "no-such-device")
-    transfers._why_not_mounted.cache_clear()
+    transfers.why_not_mounted.cache_clear()
     yield
-    transfers._why_not_mounted.cache_clear()
+    transfers.why_not_mounted.cache_clear()

@@ -18,7 +18,7 @@ LAYERS = [
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},
     {"references", "datastores", "display", "settings", "slots", "result_table"},
-    {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
+    {"linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},
 ]

@@ -413,6 +413,7 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
         reader = subprocess.Popen(
             ["cat", made.path / "small", made.path / "large"], stdout=subprocess.PIPE
         )
+        time.sleep(20)
         eventually(lambda: "Try 3 of" in made.log.read_text())
     with FaultyProxy((azurite.host, azurite.port), (), port=port) as again:
         serving = threading.Thread(target=again.serve_forever, kwargs={"poll_interval": 0.02})
@@ -667,10 +668,7 @@ def test_many_mounts_leave_no_process_and_no_descriptor(root: Path, tmp_path: Pa
             made.unmount()
     assert (me.num_fds(), len(me.children())) == (before, children)
     assert me.num_threads() <= threads
-    assert (
-        "prefect-datastores" not in Path("/proc/self/mountinfo").read_text().replace(str(root), "")
-        or True
-    )
+    assert str(root) not in Path("/proc/self/mountinfo").read_text()
     assert list(root.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import ConfigDict
@@ -27,6 +27,7 @@ from prefect_datastores.names import (
 from prefect_datastores.references import (
     Consistency,
     DataReference,
+    Fallback,
     Publish,
     When,
     checked_reference,
@@ -75,6 +76,11 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     @abstractmethod
     def url(self) -> str:
         """Where the datastore is; never with a secret."""
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder of this machine that the datastore is; None where it is none."""
+        return None
 
     @property
     def sign_in(self) -> str:
@@ -178,7 +184,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
     def as_mount(
         self,
         *,
-        fallback: Literal["", "download"] | None = None,
+        fallback: Fallback | None = None,
         consistency: Consistency = "pinned",
         read_only: bool = True,
     ) -> DataReference:

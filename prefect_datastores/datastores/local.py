@@ -61,6 +61,11 @@ class LocalDatastore(FileDatastore):
         """The folder, as a URL."""
         return LocalStore(Path(self.root)).url
 
+    @property
+    def local_root(self) -> Path:
+        """The folder."""
+        return Path(self.root)
+
     def store_maker(self) -> Callable[[], ObjectStore]:
         """Return what opens the folder in another process."""
         return partial(LocalStore, Path(self.root))

@@ -12,7 +12,15 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_datastores.mounting.space import Evictable, Space, nameless, open_locked, punch, touch
+from prefect_datastores.mounting.space import (
+    Evictable,
+    Space,
+    index_of,
+    nameless,
+    open_locked,
+    punch,
+    touch,
+)
 
 if TYPE_CHECKING:
     from prefect_datastores.stores.base import ObjectInfo
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 BLOCK = 512 * 2**10
 _FORMAT = 1
 _INDEX_SECONDS = 10.0
+_SECTOR = 512
 _ABSENT, _THERE, _SEEN = 0, 1, 2
 """Nothing; what an earlier mount left; what this one wrote, or compared with its checksum."""
 
@@ -39,28 +48,39 @@ class Blocks(Evictable):
         self._indexed = 0.0
         self.pins = 0
         """How many have the file itself, so that none of it may go."""
+        self.changes = 0
+        """How often a block went."""
+        self.digest = info.digest
+        """The MD5 that the service holds of the whole, once that is known."""
+        self.is_verified = False
+        """Whether the whole was compared with it."""
         self.fd = -1
         self._index: Path | None = None
+        self._is_spoiled = False
         if space is not None:
             self._open(space)
 
     def _open(self, space: Space) -> None:
         folder = space.root / self._key[:2]
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), space.taking_over() as adopt:
             folder.mkdir(exist_ok=True, mode=0o700)
             path = folder / self._key[2:]
             fd = open_locked(path, make=True)
             if fd is None:
                 self.fd = nameless(space.root)
             else:
-                self.fd, self._index = fd, path.with_name(f"{path.name}.index")
+                self.fd, self._index = fd, index_of(path)
+                was = os.fstat(fd).st_blocks * _SECTOR
                 self._read_index()
+                self._give_back_the_rest()
+                adopt(
+                    was, {(self._key, block): self._length(block) for block in self._here()}, self
+                )
             os.ftruncate(self.fd, self.size)
 
     def _read_index(self) -> None:
         """Take over what is written down; what that is worth, the checksums tell."""
         assert self._index is not None, "Called where there is one."
-        assert self._space is not None, "Called where there is one."
         try:
             head, _, body = self._index.read_bytes().partition(b"\n")
             said = json.loads(head)
@@ -69,17 +89,63 @@ class Blocks(Evictable):
                 return
             if len(sums) != 4 * self.count or os.fstat(self.fd).st_size != self.size:
                 return
+            digest, is_verified = said.get("digest"), said.get("verified") is True
+            digest = bytes.fromhex(digest) if digest else None
         except (OSError, ValueError, KeyError, TypeError):
             return
         self._state[:] = bytes(_THERE if one else _ABSENT for one in state)
         self._sums = array.array("I", sums)
+        self._left = self._state.count(_ABSENT)
+        self.is_verified = is_verified and self.digest in {None, digest}
+        self.digest = self.digest or digest
+
+    def _here(self) -> list[int]:
+        return [block for block in range(self.count) if self._state[block]]
+
+    def _give_back_the_rest(self) -> None:
+        """Have nothing on the disk that the index does not know: a mount that was killed may have written more."""
+        if self._left == self.count:
+            os.ftruncate(self.fd, 0)
+            return
+        known = sum(map(self._length, self._here()))
+        if os.fstat(self.fd).st_blocks * _SECTOR <= known + BLOCK:
+            return
         for block in range(self.count):
-            if self._state[block]:
-                self._left -= 1
-                self._space.adopt((self._key, block), self._length(block), self)
+            if not self._state[block]:
+                with contextlib.suppress(OSError):
+                    punch(self.fd, block * BLOCK, self._length(block))
 
     def _length(self, block: int) -> int:
         return min(BLOCK, self.size - block * BLOCK)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is here, whatever it is worth."""
+        return not self._left
+
+    def note_verified(self) -> None:
+        """Take note that the whole is what the service holds, for the next mount too."""
+        self.is_verified = True
+        self.write_index()
+
+    def spoil(self) -> None:
+        """Have nothing of it any more, and take nothing of it again: it is not what the service holds.
+
+        Who reads the file itself comes to its end.
+        """
+        with self._lock:
+            self._is_spoiled = True
+            here, self._state[:], self._left = self._here(), bytes(self.count), self.count
+            self.changes += 1
+            index, self._index, self._written = self._index, None, None
+        if self._space is not None:
+            for block in here:
+                self._space.give((self._key, block))
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, 0)
+            if index is not None:
+                index.with_suffix("").unlink(missing_ok=True)
+                index.unlink(missing_ok=True)
 
     @property
     def may_be_handed_out(self) -> bool:
@@ -96,7 +162,7 @@ class Blocks(Evictable):
 
     def keep(self, block: int, content: memoryview) -> bool:
         """Keep a block that was fetched; False where there is no room for it."""
-        if self.fd < 0 or self._space is None:
+        if self.fd < 0 or self._space is None or self._is_spoiled:
             return False
         key = (self._key, block)
         if not self._space.take(key, len(content), self):
@@ -106,13 +172,19 @@ class Blocks(Evictable):
         except OSError:
             self._space.give(key)
             return False
+        checksum = zlib.crc32(content)
         with self._lock:
-            self._sums[block] = zlib.crc32(content)
+            if self.is_verified and checksum != self._sums[block]:
+                self.is_verified = False  # what was compared had something else here
+            self._sums[block] = checksum
             if self._state[block] == _ABSENT:
                 self._left -= 1
             self._state[block] = _SEEN
             self._written = None
             self._note_if_whole()
+        if not self._space.holds(key):  # it was dropped before it was written
+            self.evict(key)
+            return False
         return True
 
     def read(self, offset: int, size: int) -> memoryview | None:
@@ -170,13 +242,14 @@ class Blocks(Evictable):
         """Forget a block that is not what it was."""
         if self._space is not None:
             self._space.give((self._key, block))
-        self._forget(block)
+        self.evict((self._key, block))
 
     def _forget(self, block: int) -> None:
         with self._lock:
             if self._state[block] != _ABSENT:
                 self._state[block] = _ABSENT
                 self._left += 1
+                self.changes += 1
 
     def evict(self, key: object) -> None:
         """Give a block back to the disk."""
@@ -193,8 +266,14 @@ class Blocks(Evictable):
             return
         self._indexed = now
         with self._lock:
-            head = json.dumps({"format": _FORMAT, "size": self.size, "block": BLOCK}).encode()
-            body = head + b"\n" + bytes(self._state) + self._sums.tobytes()
+            said = {
+                "format": _FORMAT,
+                "size": self.size,
+                "block": BLOCK,
+                "digest": self.digest.hex() if self.digest else None,
+                "verified": self.is_verified,
+            }
+            body = json.dumps(said).encode() + b"\n" + bytes(self._state) + self._sums.tobytes()
         beside = self._index.with_name(f"{self._index.name}.new")
         with contextlib.suppress(OSError):
             beside.write_bytes(body)

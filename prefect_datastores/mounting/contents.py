@@ -23,6 +23,7 @@ from prefect_datastores.mounting.rows import Queue, start
 from prefect_datastores.mounting.smalls import SMALL, Smalls
 from prefect_datastores.mounting.space import Space
 from prefect_datastores.mounting.statistics import Statistics
+from prefect_datastores.mounting.whole import Wholes
 from prefect_datastores.names import ObjectName
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Version:
         """Nothing of it is under way yet."""
         self.key, self.info, self.blocks = key, info, blocks
         self.users = 0
+        self.fault = ""
+        """Why nothing of it is given to anybody any more."""
         self.lock = threading.Lock()
         self.under_way: dict[int, list[_Waiting]] = {}
 
@@ -111,6 +114,7 @@ class Contents:
         self._recent_bytes = 0
         self._ranges: Queue[_Range] = Queue()
         self._small: Queue[_Small] = Queue()
+        self._wholes: Wholes[Version] = Wholes(self._spoil, statistics.activity)
         self._threads = [
             *start("range", _STREAMS, self._fetch_ranges),
             *start("small", _SMALL_STREAMS, self._fetch_waited_for),
@@ -120,7 +124,11 @@ class Contents:
     # -- opening --------------------------------------------------------------------------------
 
     def open(self, info: ObjectInfo) -> Opened:
-        """Return a version of an object as an open file."""
+        """Return a version of an object as an open file.
+
+        Raises:
+            IntegrityError: all of it was here, and was not what the service holds.
+        """
         if info.size <= SMALL:
             return Opened(info, None)
         key = key_of(self._store.url, info)
@@ -129,7 +137,10 @@ class Contents:
             if version is None:
                 version = Version(key, info, Blocks(self._space, key.hex(), info))
                 self._versions[key] = version
+            if version.fault:
+                raise IntegrityError(version.fault)
             version.users += 1
+        self._wholes.want(version)
         return Opened(info, version)
 
     def close_file(self, opened: Opened) -> None:
@@ -200,6 +211,9 @@ class Contents:
     def _read_large(
         self, opened: Opened, version: Version, offset: int, size: int, answer: Answer
     ) -> None:
+        if version.fault:
+            answer(IntegrityError(version.fault))
+            return
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         parts = self._here(version, offset, size, first, last)
         if parts is None:
@@ -284,11 +298,12 @@ class Contents:
         buffer = memoryview(bytearray(length))
         try:
             name, pin = ObjectName(version.info.asked), version.info.etag or None
-            self._store.read_into(name, offset, buffer, pin=pin)
+            told = self._store.read_into(name, offset, buffer, pin=pin)
         except BaseException as error:  # noqa: BLE001 - whoever waits has to be told
             self._fail(job, _as_fault(error, version.info))
             return
         self._statistics.fetched(length)
+        version.blocks.digest = version.blocks.digest or told
         for step in range(job.count):
             self._came(version, job.first + step, buffer[step * BLOCK :][:BLOCK])
 
@@ -304,6 +319,20 @@ class Contents:
                     done.append(waiting)
         for waiting in done:
             waiting.answer(_joined(waiting))
+        self._wholes.want(version)
+
+    def _spoil(self, version: Version) -> None:
+        """Give nothing of a version to anybody any more that came, as a whole, with another MD5."""
+        version.fault = (
+            f"{version.info.name!r} arrived with another MD5 than the one stored with it. It was damaged on its way, or "
+            "stored damaged; this mount gives nothing of it any more, and the next one fetches it anew."
+        )
+        self._statistics.failed()
+        _log.error("%s", version.fault)
+        with self._lock:
+            for key in [key for key in self._recent if key[0] == version.key]:
+                self._recent_bytes -= len(self._recent.pop(key))
+        version.blocks.spoil()
 
     def _keep_recent(self, version: Version, block: int, content: memoryview) -> None:
         key = (version.key, block)
@@ -393,6 +422,7 @@ class Contents:
         """Stop fetching, and leave what was fetched to the next mount."""
         self._ranges.close()
         self._small.close()
+        self._wholes.close()
         self._store.interrupt()
         for thread in self._threads:
             thread.join(5.0)
@@ -400,6 +430,8 @@ class Contents:
             for version in self._versions.values():
                 version.blocks.close()
         self._smalls.close()
+        if self._space is not None:
+            self._space.close()
 
 
 def _as_fault(error: BaseException, info: ObjectInfo) -> DatastoreError:

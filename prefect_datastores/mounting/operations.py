@@ -115,7 +115,8 @@ class Operations:
             raise Refused(errno.EISDIR)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise Refused(errno.EROFS)
-        opened = self._contents.open(node.info)
+        with self.faults.told(f"open {node.info.name!r}"):
+            opened = self._contents.open(node.info)
         with self._lock:
             handle, self._next = self._next, self._next + 1
             self._opened[handle] = (node, opened)

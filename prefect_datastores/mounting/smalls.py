@@ -33,8 +33,10 @@ class _Pack(Evictable):
         self.is_gone = False
 
     def evict(self, key: object) -> None:
-        """Remove the file; who reads from it finds that it is gone."""
+        """Remove the file; who reads from it finds that it is empty, as it may have it open for long."""
         self.is_gone = True
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, 0)
         self.path.unlink(missing_ok=True)
 
 
@@ -166,6 +168,8 @@ class Smalls:
         for pack in self._packs:
             if pack in self._used:
                 touch(pack.fd)
+            if self._space is not None:
+                self._space.give(pack, stays=not pack.is_gone)
             os.close(pack.fd)
         self._packs.clear()
 

@@ -85,6 +85,10 @@ class Statistics:
             self._numbers.files_listed += files
             self._numbers.bytes_listed += size
 
+    def activity(self) -> int:
+        """Return what grows with each read, and each request to the service."""
+        return self._numbers.reads + self._numbers.requests
+
     def to_dict(self) -> dict[str, int]:
         """Return all of it."""
         with self._lock:

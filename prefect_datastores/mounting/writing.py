@@ -101,7 +101,7 @@ class Writing:
             file.parent.id,
             file.name,
             info_of,
-            lambda: {name: info_of(name) for name in sorted(tuple(children))},
+            lambda: {name: info_of(name) for name in sorted(children)},
         )
 
     def handle(self, number: int) -> Handle:
