@@ -54,7 +54,8 @@ def mounted(
         cache_root=cache.root if cache else None,
         cache_bytes=cache.most if cache else None,
         allow_empty=reference.allow_empty or not reference.read_only,
-        drafts_root=None if reference.read_only else mount_drafts_root(),
+        read_only=reference.read_only,
+        drafts_root=mount_drafts_root(),
         rates=rates(),
     )
     return mount(wanted, mounts_root(), at=at, stop=(stop or Cancellation()).check)

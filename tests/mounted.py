@@ -54,6 +54,10 @@ def blobs(azurite: Azurite, container: ContainerClient, url: str = "") -> MakeSt
     return partial(BlobStore, url or azurite.url, str(container.container_name), **signs)
 
 
+def through(azurite: Azurite, container: ContainerClient, proxy: FaultyProxy) -> MakeStore:
+    return blobs(azurite, container, f"http://127.0.0.1:{proxy.port}/{azurite.account}")
+
+
 @pytest.fixture
 def blob(azurite: Azurite, container: ContainerClient) -> MakeStore:
     return blobs(azurite, container)
@@ -126,3 +130,7 @@ def run(*command: object, **more: Any) -> str:
 def proxy(azurite: Azurite) -> Iterator[FaultyProxy]:
     with faulty(azurite.host, azurite.port) as made:
         yield made
+
+
+def cached(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".index"]

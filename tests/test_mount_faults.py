@@ -9,17 +9,13 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
-from servers.azurite import Azurite
-from servers.faults import Fault, FaultyProxy, Reply, faulty
-from small_stores import tree
-from test_mount import (
+from mounted import (
     blobs,
     cached,
     errno_of,
@@ -27,8 +23,13 @@ from test_mount import (
     fill,
     make,
     mounted,
+    proxy,
+    root,
     through,
 )
+from servers.azurite import Azurite
+from servers.faults import Fault, FaultyProxy, Reply
+from small_stores import tree
 
 from prefect_datastores.mounting.blocks import BLOCK, Blocks
 from prefect_datastores.mounting.space import Space
@@ -37,25 +38,14 @@ from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import ObjectInfo
 from prefect_datastores.testing import content_of
 
-__all__ = ["make"]  # a fixture
+__all__ = ["make", "proxy", "root"]
 
 LARGE = content_of(3 * 2**20 + 12_345)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "mounts"
-
-
-@pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def proxy(azurite: Azurite) -> Iterator[FaultyProxy]:
-    with faulty(azurite.host, azurite.port) as made:
-        yield made
 
 
 # -- the service --------------------------------------------------------------------------------------

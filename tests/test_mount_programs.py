@@ -11,20 +11,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from azure.storage.blob import ContainerClient
-from servers.azurite import Azurite
+from mounted import blob, fill, mounted, run
 from small_stores import make_tree, tree
-from test_mount import blobs, fill, mounted, run
 
 from prefect_datastores.mounting.talk import MakeStore
 from prefect_datastores.testing import content_of
 
+__all__ = ["blob"]
+
 THREADS = 4
-
-
-@pytest.fixture
-def blob(azurite: Azurite, container: ContainerClient) -> MakeStore:
-    return blobs(azurite, container)
 
 
 def stored(make: MakeStore, source: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 from azure.storage.blob import ContainerClient
+from mounted import blobs, eventually, fill, mounted, root, serving, wanted
 from servers.azurite import Azurite
 from small_stores import make_tree, tree
-from test_mount import blobs, eventually, fill, mounted, serving, wanted
 
 from prefect_datastores.errors import MountError
 from prefect_datastores.mounting import space
@@ -31,14 +31,11 @@ from prefect_datastores.mounting.talk import MakeStore
 from prefect_datastores.stores.local import LocalStore
 from prefect_datastores.testing import content_of
 
+__all__ = ["root"]
+
 MOST = 8 * 2**20
 SLACK = 2**20
 """Indices, and what the disk rounds up."""
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "mounts"
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ import pytest
 from azure.storage.blob import ContainerClient
 from mounted import (
     blob,
-    blobs,
     errno_of,
     eventually,
     fill,
@@ -33,6 +32,7 @@ from mounted import (
     root,
     run,
     serving,
+    through,
     wait_for_the_end,
     wanted,
 )
@@ -66,7 +66,7 @@ def drafts(tmp_path: Path) -> Path:
 def writing(
     make: MakeStore, root: Path, drafts: Path, path: str = "", **more: Any
 ) -> Iterator[Mount]:
-    given = {"drafts_root": drafts, "allow_empty": True, **more}
+    given = {"drafts_root": drafts, "read_only": False, "allow_empty": True, **more}
     with mounted(make, root, path, **given) as made:
         yield made
     assert [*drafts.iterdir()] == []
@@ -444,15 +444,11 @@ def is_served(made: Mount) -> bool:
 # -- faults -------------------------------------------------------------------------------------------
 
 
-def through(azurite: Azurite, container: ContainerClient, proxy: FaultyProxy) -> MakeStore:
-    return blobs(azurite, container, f"http://127.0.0.1:{proxy.port}/{azurite.account}")
-
-
 def test_a_version_of_somebody_else_is_never_overwritten(
     make: MakeStore, root: Path, drafts: Path
 ) -> None:
     fill(make, {"a": b"seen", "gone": b"gone"})
-    made = mount(wanted(make, drafts_root=drafts), root)
+    made = mount(wanted(make, drafts_root=drafts, read_only=False), root)
     files = [(made.path / name).open("r+b", buffering=0) for name in ("a", "gone")]
     files += [(made.path / "new").open("wb", buffering=0)]
     for file in files:
@@ -507,7 +503,13 @@ def test_what_cannot_be_stored_fails_the_mount_and_is_stored_by_the_next(
     proxy: FaultyProxy,
 ) -> None:
     made = mount(
-        wanted(through(azurite, container, proxy), drafts_root=drafts, allow_empty=True), root
+        wanted(
+            through(azurite, container, proxy),
+            drafts_root=drafts,
+            read_only=False,
+            allow_empty=True,
+        ),
+        root,
     )
     proxy.fail_by(Fault("PUT", "answer", status=403, times=None))
     for name in ("a", "b"):
@@ -538,7 +540,7 @@ def test_what_a_kill_interrupted_is_stored_by_the_next_mount(
 ) -> None:
     fill(blob, {"old": b"old"})
     make = through(azurite, container, proxy)
-    made = mount(wanted(make, drafts_root=drafts), root)
+    made = mount(wanted(make, drafts_root=drafts, read_only=False), root)
     file = (made.path / "old").open("wb")
     file.write(LARGE)
     kill = partial(os.kill, serving(made), signal.SIGKILL)
@@ -560,7 +562,7 @@ def test_what_nobody_closed_is_not_stored_and_not_lost(
     blob: MakeStore, root: Path, drafts: Path
 ) -> None:
     fill(blob, {"half": b"before"})
-    made = mount(wanted(blob, drafts_root=drafts), root)
+    made = mount(wanted(blob, drafts_root=drafts, read_only=False), root)
     file = (made.path / "half").open("wb", buffering=0)
     file.write(b"half of it")
     os.kill(serving(made), signal.SIGKILL)
@@ -590,7 +592,13 @@ def test_a_draft_that_is_not_what_was_closed_is_not_stored(
     proxy: FaultyProxy,
 ) -> None:
     made = mount(
-        wanted(through(azurite, container, proxy), drafts_root=drafts, allow_empty=True), root
+        wanted(
+            through(azurite, container, proxy),
+            drafts_root=drafts,
+            read_only=False,
+            allow_empty=True,
+        ),
+        root,
     )
     proxy.fail_by(Fault("PUT", "answer", status=403, times=None))
     for name in ("touched", "torn", "unsynced"):
@@ -618,7 +626,7 @@ def test_a_draft_that_is_not_what_was_closed_is_not_stored(
 
 def test_who_writes_when_the_mount_goes_is_told(blob: MakeStore, root: Path, drafts: Path) -> None:
     fill(blob, {"a": b"before"})
-    made = mount(wanted(blob, drafts_root=drafts), root)
+    made = mount(wanted(blob, drafts_root=drafts, read_only=False), root)
     file = (made.path / "a").open("wb", buffering=0)
     file.write(b"not closed")
     with pytest.raises(MountError, match="a: a program had it open to write"):
@@ -638,7 +646,13 @@ def test_the_end_waits_for_what_is_to_be_stored_and_tells_of_it(
     proxy: FaultyProxy,
 ) -> None:
     made = mount(
-        wanted(through(azurite, container, proxy), drafts_root=drafts, allow_empty=True), root
+        wanted(
+            through(azurite, container, proxy),
+            drafts_root=drafts,
+            read_only=False,
+            allow_empty=True,
+        ),
+        root,
     )
     proxy.fail_by(Fault("PUT", "answer", status=403, times=None))
     file = (made.path / "a").open("wb")
@@ -661,7 +675,13 @@ def test_a_mount_stores_what_was_written_when_its_parent_is_gone(
     proxy: FaultyProxy,
 ) -> None:
     made = mount(
-        wanted(through(azurite, container, proxy), drafts_root=drafts, allow_empty=True), root
+        wanted(
+            through(azurite, container, proxy),
+            drafts_root=drafts,
+            read_only=False,
+            allow_empty=True,
+        ),
+        root,
     )
     proxy.fail_by(Fault("PUT", "answer", status=403, times=None))
     file = (made.path / "a").open("wb")
@@ -681,7 +701,9 @@ def test_a_full_disk_is_told_to_who_writes(blob: MakeStore, root: Path, tmp_path
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], check=True)
     try:
-        with mounted(blob, root, drafts_root=small / "drafts", allow_empty=True) as made:
+        with mounted(
+            blob, root, drafts_root=small / "drafts", read_only=False, allow_empty=True
+        ) as made:
             file = (made.path / "a").open("wb", buffering=0)
             with pytest.raises(OSError) as e:
                 for _ in range(8):
@@ -689,9 +711,11 @@ def test_a_full_disk_is_told_to_who_writes(blob: MakeStore, root: Path, tmp_path
             assert e.value.errno == errno.ENOSPC
             file.truncate(3)
             file.close()
+            for _ in range(3):  # what is stored makes room for what is not
+                (made.path / "c").write_bytes(LARGE[: 3 * 2**20])
             assert os.statvfs(made.path).f_bavail > 0
             (made.path / "b").write_bytes(b"room again")
-        assert stored(blob) == {"a": bytes(3), "b": b"room again"}
+        assert stored(blob) == {"a": bytes(3), "b": b"room again", "c": LARGE[: 3 * 2**20]}
     finally:
         subprocess.run(["umount", small], check=True)
 

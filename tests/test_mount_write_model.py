@@ -267,7 +267,7 @@ def both(make: MakeStore) -> Iterator[Both]:
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as held:
         place = Path(held)
         (place / "folder").mkdir()
-        more = {"drafts_root": place / "drafts", "allow_empty": True}
+        more = {"drafts_root": place / "drafts", "read_only": False, "allow_empty": True}
         with mounted(make, place / "mounts", cache=place / "cache", **more) as made:
             yield Both(place / "folder", made.path, partial(stored, make))
         assert not list((place / "drafts").iterdir())

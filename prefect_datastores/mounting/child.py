@@ -115,7 +115,7 @@ class _Mount:
         contents = Contents(store, _space(wanted), self._statistics)
         system: Reading | Changing = (
             Reading(store, place, contents, wanted.consistency, self._statistics)
-            if wanted.drafts_root is None
+            if wanted.read_only
             else Changing(store, place, contents, wanted, self._statistics)
         )
         fd, grace = self._mount(system), 0.0
@@ -145,9 +145,8 @@ class _Mount:
     def _mount(self, system: Reading | Changing) -> int:
         """Mount; nothing of what was begun for it is left where that fails."""
         wanted = self._wanted
-        read_only = wanted.drafts_root is None
         try:
-            return device.mount(wanted.point, source=wanted.title, read_only=read_only)
+            return device.mount(wanted.point, source=wanted.title, read_only=wanted.read_only)
         except BaseException:
             system.close(keep=False)
             raise
@@ -221,7 +220,7 @@ def _place(store: ObjectStore, wanted: Wanted) -> Place:
         if not wanted.allow_empty:
             raise
         single, prefix = None, folder_prefix(wanted.path)
-    is_published = wanted.drafts_root is not None and lies_in_published(store, wanted.path)
+    is_published = not wanted.read_only and lies_in_published(store, wanted.path)
     return Place(prefix, single, is_published)
 
 

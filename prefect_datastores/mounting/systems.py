@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prefect_datastores.errors import MountError
 from prefect_datastores.mounting.changing import WritingSession
 from prefect_datastores.mounting.contents import Contents
 from prefect_datastores.mounting.operations import Operations
@@ -70,7 +71,10 @@ class Changing:
         Raises:
             OSError: there is no place for drafts.
         """
-        assert wanted.drafts_root is not None, "It is to be written to."
+        if wanted.drafts_root is None:
+            raise MountError(
+                f"{wanted.title} is to be written to, and nobody said where drafts are."
+            )
         self._tree = WorkingTree(store, place, statistics)
         drafts = Drafts(wanted.drafts_root, wanted.title, store.url)
         self._writing = Writing(store, contents, drafts, statistics)

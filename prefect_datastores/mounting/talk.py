@@ -33,8 +33,9 @@ class Wanted:
     """An empty folder."""
     lease: Path = Path()
     consistency: Consistency = "pinned"
+    read_only: bool = True
     drafts_root: Path | None = None
-    """Where files are that are written to; None mounts it to be read only."""
+    """Where files are that are written to. What a kill left there is stored by a mount of the same store."""
     cache_root: Path | None = None
     cache_bytes: int | None = None
     allow_empty: bool = False

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
 
 from prefect_datastores.errors import FolderNotEmpty, ObjectNotFound, UnsafeName
 from prefect_datastores.mounting.contents import Answer
@@ -132,6 +133,7 @@ class WritableOperations:
         found = self._children(folder).get(os.fsdecode(name))
         if found is not None and (exclusive or isinstance(found, Folder)):
             raise Refused(errno.EEXIST)
+        self._check_thawed(folder)
         file = found if isinstance(found, File) else self._new_file(folder, name, mode)
         self._tree.looked_up(file)
         return self.attributes(file), self._writing.open(file, writes=True)
@@ -259,7 +261,7 @@ class WritableOperations:
         with self.faults.told(f"rename {file.object_name!r}"):
             if standing is not None:
                 self._writing.hold(standing)
-            with self._writing.gate.passing(), file.lock:
+            with self._writing.gate.passing(), _locked(file, standing):
                 if folder is not place:
                     self._leave_standing(folder)
                 self._move(file, ObjectName(place.prefix + text), standing)
@@ -431,3 +433,12 @@ class WritableOperations:
             with self.faults.told("ask for the rules of names"):
                 self._rules = self._store.name_rules()
         return self._rules
+
+
+@contextlib.contextmanager
+def _locked(*files: File | None) -> Iterator[None]:
+    """Hold the locks of files, in the order in which everybody takes them."""
+    with contextlib.ExitStack() as held:
+        for file in sorted(filter(None, files), key=lambda one: one.id):
+            held.enter_context(file.lock)
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -161,6 +162,18 @@ class Writing:
                 oldest.draft = None
         return gone
 
+    def _make_room(self) -> bool:
+        """Let go of all copies that are there to be read alone; tell whether there were any."""
+        with self._lock:
+            gone = [file.draft for file in self._kept.values() if file.draft is not None]
+            for file in self._kept.values():
+                file.draft = None
+            self._kept.clear()
+            self._kept_bytes = 0
+        for draft in gone:
+            draft.remove()
+        return bool(gone)
+
     @contextmanager
     def using(self, file: File) -> Iterator[None]:
         """Keep what is in a file from being let go of meanwhile."""
@@ -195,12 +208,22 @@ class Writing:
         if info is None:
             answer(())
             return
+        try:
+            opened = self._opened(handle, info)
+        except DatastoreError as error:
+            answer(error)
+            return
+        self._contents.read(opened, offset, size, answer)
+
+    def _opened(self, handle: Handle, info: ObjectInfo) -> Opened:
+        """Return how the version that a file is now is read."""
         opened = handle.opened
         if opened is None or opened.info is not info:
             if opened is not None:
+                handle.opened = None
                 self._contents.close_file(opened)
             opened = handle.opened = self._contents.open(info)
-        self._contents.read(opened, offset, size, answer)
+        return opened
 
     def write_at_once(self, file: File, offset: int, data: memoryview) -> bool:
         """Write where nobody has to be waited for; tell whether it is done.
@@ -231,7 +254,12 @@ class Writing:
     def _write(self, file: File, draft: Draft, offset: int, data: memoryview) -> None:
         self._change(file, draft)
         file.modified = time.time()
-        draft.write(offset, data)
+        try:
+            draft.write(offset, data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._make_room():
+                raise
+            draft.write(offset, data)
 
     @staticmethod
     def _change(file: File, draft: Draft) -> None:
