@@ -1,5 +1,6 @@
 """Places for data, one class a kind: as stores of short parts, as datastores, and through a proxy that fails."""
 
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,10 @@ def opened():
         """Return what its store is made of."""
         raise NotImplementedError
 
+    def destroy(self) -> None:
+        """Remove what holds the objects."""
+        raise NotImplementedError
+
     def remove(self) -> None:
         """Leave nothing behind."""
         self.store.close()
@@ -106,8 +111,17 @@ class MemoryPlace(Place):
 
     kind = "memory"
 
+    store: MemoryStore
+
     def __init__(self) -> None:
         self.store = MemoryStore()
+
+    def plant(self, name: str, content: bytes, digest: bytes | None = None) -> None:
+        """Store an object with any digest or none."""
+        self.store.put(name, content, digest)
+
+    def destroy(self) -> None:
+        self.store = MemoryStore(exists=False)
 
 
 class LocalPlace(Place):
@@ -127,6 +141,13 @@ class LocalPlace(Place):
 
     def opening(self) -> tuple[tuple[str, ...], dict[str, Any]]:
         return (str(self.root),), {}
+
+    def make_folder(self, name: str) -> None:
+        """Make an empty folder."""
+        (self.root / name).mkdir(parents=True)
+
+    def destroy(self) -> None:
+        shutil.rmtree(self.root)
 
 
 @dataclass
@@ -258,8 +279,10 @@ class RemotePlace(Place):
     def plant(self, name: str, content: bytes, digest: bytes | None = None) -> None:
         """Store an object as another client does, with any digest or none."""
         given = {"x-ms-blob-content-md5": md5_text(digest)} if digest else {}
-        self.service.request("PUT", name, (("comp", "block"), ("blockid", "MQ==")), {}, content)
-        blocks = b"<BlockList><Latest>MQ==</Latest></BlockList>"
+        blocks = b"<BlockList></BlockList>"
+        if content:
+            self.service.request("PUT", name, (("comp", "block"), ("blockid", "MQ==")), {}, content)
+            blocks = b"<BlockList><Latest>MQ==</Latest></BlockList>"
         self.service.request("PUT", name, (("comp", "blocklist"),), given, blocks)
 
     def make_folder(self, name: str) -> None:
@@ -308,7 +331,6 @@ class RemotePlace(Place):
             yield Through(bare, RetryingStore(bare, policy), proxy, ports, pauses)
 
     def destroy(self) -> None:
-        """Remove the container itself."""
         query, headers = (("restype", self.resource),), self.with_all
         self.service.request("DELETE", query=query, headers=headers)
 

@@ -560,10 +560,7 @@ def test_a_wrong_key_fails_to_sign_in_and_nothing_else_is_tried(remote: RemotePl
 
 def test_a_missing_container_fails_to_list_but_signs_in(kept: Any) -> None:
     missing = kept.datastore()
-    if isinstance(kept, RemotePlace):
-        kept.destroy()
-    else:
-        kept.root.rmdir()
+    kept.destroy()
     checks = missing.check()
     assert outcomes(checks) == {
         "sign in": "ok",

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from oracle import fill, stored
-from places import LocalPlace, Place, RemotePlace
+from places import LocalPlace, Place
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.futures import wait
@@ -523,11 +523,7 @@ def test_an_upload_that_cannot_work_is_refused_before_the_block(
 ) -> None:
     there: Place = new_place(kind)
     gone = there.datastore()
-    if isinstance(there, RemotePlace):
-        there.destroy()
-    else:
-        assert isinstance(there, LocalPlace)
-        there.root.rmdir()
+    there.destroy()
     ran: list[str] = []
 
     def body() -> None:
