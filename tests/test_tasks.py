@@ -624,6 +624,7 @@ def test_the_environment_of_a_script_names_every_place(
             _ = s.modle
 
 
+@of_one_kind
 def test_all_that_is_staged_can_be_handed_to_a_task(raw: FileDatastore) -> None:
     @task
     def names(s: Staged) -> list[str]:
@@ -663,6 +664,7 @@ def test_a_task_that_uses_the_data_holds_the_upload_back(
 # -- staged ---------------------------------------------------------------------------------------
 
 
+@of_one_kind
 def test_a_staged_flow_gets_paths_that_are_not_its_parameters(
     raw: FileDatastore, models: FileDatastore
 ) -> None:
@@ -682,6 +684,7 @@ def test_a_staged_flow_gets_paths_that_are_not_its_parameters(
         train(0.1, data=Path())  # type: ignore[call-arg]
 
 
+@of_one_kind
 def test_a_staged_task_is_called_in_every_way(raw: FileDatastore) -> None:
     @task
     @staged(data=raw.path("mnist").as_download())
@@ -743,6 +746,7 @@ def test_a_staged_function_without_the_parameter_is_refused(raw: FileDatastore) 
             raise AssertionError
 
 
+@of_one_kind
 def test_a_failed_staged_flow_publishes_nothing(raw: FileDatastore, models: FileDatastore) -> None:
     @flow
     @staged(model=models.path("churn").as_upload())
