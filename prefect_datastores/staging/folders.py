@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from prefect_datastores.errors import DatastoreError, ObjectNotFound, TransferCancelled
+from prefect_datastores.errors import (
+    DatastoreError,
+    ObjectNotFound,
+    TransferCancelled,
+    UnsafeName,
+)
 from prefect_datastores.files import Folder
 from prefect_datastores.names import NameCheck, NameRules, ObjectName, RelativePath, join
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.engine import Lanes, Limits, run
+from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.staging.keeping import (
     Keep,
     from_attribute,
@@ -93,7 +99,19 @@ def check_folders(folders: Iterable[RelativePath], target: str, rules: NameRules
     """
     check = NameCheck(rules)
     for path in folders:
-        check.add(tuple(ObjectName(join(target, str(path))).split("/")), folder=True)
+        if is_kept_for_publishing(path):
+            check.refuse(
+                UnsafeName(f"The name {str(path)!r} is kept for published folders; leave it out.")
+            )
+            continue
+        try:
+            name = tuple(ObjectName(join(target, str(path))).split("/"))
+        except UnsafeName as fault:
+            check.refuse(fault)
+            continue
+        if why := rules.path_fault(name):
+            check.refuse(UnsafeName(f"The name {'/'.join(name)!r} {why}."))
+        check.add(name, folder=True)
     check.raise_faults("the source")
 
 

@@ -387,11 +387,11 @@ class DataLakeStore(BlobStore):
             raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.")
         if not properties:
             return FolderInfo(info.modified)
-        return FolderInfo(info.modified, self._access_of_folder(name))
-
-    def _access_of_folder(self, name: ObjectName) -> Mapping[str, str]:
         told = self._dfs.request("HEAD", name, _ACCESS).headers
-        return access_control.told_properties(told, f"{self.url}/{name}", of_folder=True)
+        where = f"{self.url}/{name}"
+        return FolderInfo(
+            info.modified, access_control.told_properties(told, where, of_folder=True)
+        )
 
     def give_folder(self, name: ObjectName, extras: Extras) -> None:
         """Give a folder owner, group and access control; what is the same is not set."""
@@ -402,7 +402,8 @@ class DataLakeStore(BlobStore):
         if extras.properties is None:
             return
         wanted = access_control.checked(extras.properties, f"{self.url}/{name}", of_folder=True)
-        given = access_control.changing_headers(wanted, self._access_of_folder(name))
+        has = self.folder_info(name, properties=True).properties or {}  # a file is none
+        given = access_control.changing_headers(wanted, has)
         if given:
             self._dfs.request("PATCH", name, _SET_ACCESS, given)
 
