@@ -86,6 +86,19 @@ def read_attribute(fd: int, path: object) -> bytes | None:
         raise local_error(error, path) from error
 
 
+def _set_attribute(fd: int, value: bytes, shown: object) -> None:
+    try:
+        os.setxattr(fd, _ATTRIBUTE, value)
+    except OSError as error:
+        if error.errno not in _TOO_LONG | _NO_ATTRIBUTE:
+            raise
+        raise TransferError(
+            f"{shown} has {len(value)} bytes of properties, and its disk does not keep them with it "
+            f"({error.strerror}): ext4 keeps about 4 KiB, XFS and btrfs more. Use another disk, or leave "
+            "keep_properties out for this object."
+        ) from error
+
+
 class Shown(NamedTuple):
     """A path in a message; made a text only where there is one."""
 
@@ -254,10 +267,37 @@ class Folder:
             raise UnsafeName(f"{self.shown(path)} is not a regular file.")
         return fd
 
-    def make_directory(self, path: RelativePath) -> None:
-        """Make the directory and those above it."""
+    def make_directory(self, path: RelativePath) -> bool:
+        """Make the directory and those above it; tell whether it was not there."""
+        is_new = self.stat(path) is None
         with _translated(self.shown(path)), self._directory(path, create=True):
             self._touch(path[:-1])
+        return is_new
+
+    def directory(self, path: RelativePath) -> tuple[os.stat_result, bytes | None]:
+        """Return what the disk tells of a directory, and what is kept with it.
+
+        Raises:
+            ObjectNotFound: none is there.
+        """
+        with _translated(self.shown(path)), self._directory(path) as fd:
+            return os.fstat(fd), read_attribute(fd, self.shown(path))
+
+    def describe_directory(
+        self, path: RelativePath, modified: int | None = None, *, attribute: bytes | None = None
+    ) -> None:
+        """Give a directory its time in nanoseconds, and what is kept with it beside what it has.
+
+        Raises:
+            ObjectNotFound: none is there.
+            TransferError: the disk does not keep that much beside a directory.
+        """
+        shown = self.shown(path)
+        with _translated(shown), self._directory(path) as fd:
+            if attribute is not None:
+                _set_attribute(fd, attribute, shown)
+            if modified is not None:
+                os.utime(fd, ns=(modified, modified))
 
     def remove(self, path: RelativePath) -> None:
         """Remove one file.
@@ -681,7 +721,7 @@ class PartFile:
         with _translated(self._folder.shown(self._path)):
             mode = self._folder._mode  # noqa: SLF001 - one room, two classes
             if attribute is not None:
-                self._set_attribute(self.fd, attribute)
+                _set_attribute(self.fd, attribute, self._folder.shown(self._path))
             elif self._is_taken and _HAS_ATTRIBUTES:  # whose writer may have kept something
                 with contextlib.suppress(OSError):
                     os.removexattr(self.fd, _ATTRIBUTE)
@@ -689,18 +729,6 @@ class PartFile:
             if modified is not None:
                 os.utime(self.fd, ns=(modified, modified))
         self._sealed = True
-
-    def _set_attribute(self, fd: int, value: bytes) -> None:
-        try:
-            os.setxattr(fd, _ATTRIBUTE, value)
-        except OSError as error:
-            if error.errno not in _TOO_LONG | _NO_ATTRIBUTE:
-                raise
-            raise TransferError(
-                f"{self._folder.shown(self._path)} has {len(value)} bytes of properties, and its disk does not keep "
-                f"them with it ({error.strerror}): ext4 keeps about 4 KiB, XFS and btrfs more. Use another disk, or "
-                "leave keep_properties out for this object."
-            ) from error
 
     def begin_flush(self) -> None:
         """Have the disk begin with the file.
@@ -778,7 +806,7 @@ class PartFile:
                 os.fchmod(fd, stat.S_IMODE(info.st_mode))
                 os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
                 if (attribute := read_attribute(self.fd, self.name)) is not None:
-                    self._set_attribute(fd, attribute)
+                    _set_attribute(fd, attribute, self._folder.shown(self._path))
                 os.fsync(fd)
             os.rename(beside, name, src_dir_fd=self._directory(), dst_dir_fd=self._directory())
         except BaseException:

@@ -973,6 +973,49 @@ class StoreContract:
         done = at_once(lambda n=n: work(n) for n in range(_THREADS))  # type: ignore[misc]
         _one_won(done, store, "place/mark")
 
+    def test_an_empty_folder_is_made_once_and_looked_at(self, store: ObjectStore) -> None:
+        if not store.capabilities.has_folders:
+            return
+        name, file = ObjectName("new/place"), ObjectName("file")
+        assert store.new_folder(name)
+        assert not store.new_folder(name)
+        put(store, "file")
+        with pytest.raises(PlaceTaken):
+            store.new_folder(file)
+        assert store.folder_info(name, properties=False).modified is not None
+        is_told = bool(store.capabilities.properties)
+        assert bool(store.folder_info(name, properties=is_told).properties) == is_told
+        for missing in (ObjectName("none"), ObjectName("new/none"), file):
+            with pytest.raises(ObjectNotFound):
+                store.folder_info(missing, properties=is_told)
+        assert [(info.name, info.is_marker) for info in list_objects(store, "new/")] == [
+            ("new/place/", True)
+        ]
+
+    def test_a_folder_keeps_what_it_is_given(self, store: ObjectStore) -> None:
+        can = store.capabilities
+        if not can.has_folders:
+            return
+        put(store, "top/sub/a")
+        name, moment = ObjectName("top/sub"), 1_500_000_000_123_456_000
+        times = Extras(moment) if can.keeps_times else None
+        told = store.folder_info(name, properties=bool(can.properties))
+        for extras in (times, Extras(properties=told.properties) if can.properties else None):
+            if extras is None:
+                continue
+            store.give_folder(name, extras)
+            for missing in (ObjectName("top/none"), ObjectName("top/sub/a")):
+                with pytest.raises(ObjectNotFound):
+                    store.give_folder(missing, extras)
+        now = store.folder_info(name, properties=bool(can.properties))
+        assert now.properties == told.properties
+        if can.keeps_times:
+            assert now.modified == pytest.approx(moment / 1e9, abs=1e-6)
+        else:
+            with pytest.raises(ConfigurationError):
+                store.give_folder(name, Extras(moment))
+        assert get(store, "top/sub/a") == b"x"
+
     def test_a_folder_is_removed_with_all_below_it(self, store: ObjectStore) -> None:
         if not store.capabilities.has_folders:
             return

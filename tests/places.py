@@ -1,5 +1,6 @@
 """Places for data, one class a kind: as stores of short parts, as datastores, and through a proxy that fails."""
 
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,10 @@ def opened():
         """Return what its store is made of."""
         raise NotImplementedError
 
+    def destroy(self) -> None:
+        """Remove what holds the objects."""
+        raise NotImplementedError
+
     def remove(self) -> None:
         """Leave nothing behind."""
         self.store.close()
@@ -106,8 +111,17 @@ class MemoryPlace(Place):
 
     kind = "memory"
 
+    store: MemoryStore
+
     def __init__(self) -> None:
         self.store = MemoryStore()
+
+    def plant(self, name: str, content: bytes, digest: bytes | None = None) -> None:
+        """Store an object with any digest or none."""
+        self.store.put(name, content, digest)
+
+    def destroy(self) -> None:
+        self.store = MemoryStore(exists=False)
 
 
 class LocalPlace(Place):
@@ -127,6 +141,13 @@ class LocalPlace(Place):
 
     def opening(self) -> tuple[tuple[str, ...], dict[str, Any]]:
         return (str(self.root),), {}
+
+    def make_folder(self, name: str) -> None:
+        """Make an empty folder."""
+        (self.root / name).mkdir(parents=True)
+
+    def destroy(self) -> None:
+        shutil.rmtree(self.root)
 
 
 @dataclass
@@ -169,6 +190,9 @@ class RemotePlace(Place):
     argument: ClassVar[str] = "container_name"
     option: ClassVar[str] = "container"
     "How a block, its registration and the command line call the container."
+    service_of_url: ClassVar[str] = "blob"
+    services: ClassVar[Sequence[str]] = ("BlobEndpoint",)
+    "What a connection string calls the endpoints, in the order of `ports`."
 
     def __init__(self, server: Any, name: str) -> None:
         self.server, self.name = server, name
@@ -213,18 +237,28 @@ class RemotePlace(Place):
         }
 
     def datastore(self, ports: Sequence[int] = (), **more: Any) -> FileDatastore:
-        given = {"auth": self.auth(), **more}
-        return type(self).block(**self.connection(ports), **given)
+        given = {**self.connection(ports), "auth": self.auth(), **more}
+        return type(self).block(**given)
 
     def auth(self) -> AccountKey:
         """Return the sign-in of a block."""
         return AccountKey(account_key=self.server.key)
 
     def register(self, name: str, ports: Sequence[int] = (), **more: Any) -> FileDatastore:
-        given = {"account_key": self.server.key, **more}
-        place = self.connection(ports)
-        place[self.argument] = place.pop(self.name_field)
-        return type(self).registration(None, name, **place, **given)
+        given = {**self.connection(ports), "account_key": self.server.key}
+        given[self.argument] = given.pop(self.name_field)
+        return type(self).registration(None, name, **{**given, **more})
+
+    @classmethod
+    def register_elsewhere(cls, name: str, **more: Any) -> FileDatastore:
+        """Register one of this kind at an account that nobody has."""
+        given = {cls.argument: "data", "account_name": "account1", **more}
+        return cls.registration(None, name, **given)
+
+    @classmethod
+    def block_elsewhere(cls, **more: Any) -> FileDatastore:
+        """Return a block of this kind at an account that nobody has."""
+        return cls.block(**{cls.name_field: "data", "account_name": "account1", **more})
 
     def sas(self, permission: str = "rcwdl", hours: int = 1) -> str:
         """Return a token for the container."""
@@ -245,8 +279,10 @@ class RemotePlace(Place):
     def plant(self, name: str, content: bytes, digest: bytes | None = None) -> None:
         """Store an object as another client does, with any digest or none."""
         given = {"x-ms-blob-content-md5": md5_text(digest)} if digest else {}
-        self.service.request("PUT", name, (("comp", "block"), ("blockid", "MQ==")), {}, content)
-        blocks = b"<BlockList><Latest>MQ==</Latest></BlockList>"
+        blocks = b"<BlockList></BlockList>"
+        if content:
+            self.service.request("PUT", name, (("comp", "block"), ("blockid", "MQ==")), {}, content)
+            blocks = b"<BlockList><Latest>MQ==</Latest></BlockList>"
         self.service.request("PUT", name, (("comp", "blocklist"),), given, blocks)
 
     def make_folder(self, name: str) -> None:
@@ -295,7 +331,6 @@ class RemotePlace(Place):
             yield Through(bare, RetryingStore(bare, policy), proxy, ports, pauses)
 
     def destroy(self) -> None:
-        """Remove the container itself."""
         query, headers = (("restype", self.resource),), self.with_all
         self.service.request("DELETE", query=query, headers=headers)
 
@@ -327,6 +362,7 @@ class LakePlace(RemotePlace):
     small, block = SmallDataLakeStore, AzureDataLakeGen2Datastore
     registration = Datastore.register_azure_data_lake_gen2
     command, argument, option = "azure-data-lake-gen2", "filesystem", "filesystem"
+    services = ("BlobEndpoint", "DfsEndpoint")
     steps: ClassVar[Mapping[str, Step]] = {
         **RemotePlace.steps,
         "part aside": Step(r"PUT \S+unfinished/\w+\?\S*comp=block&"),
@@ -373,7 +409,8 @@ class SharePlace(RemotePlace):
     small, block = SmallShareStore, AzureFileDatastore
     registration = Datastore.register_azure_file_share
     command, name_field, argument = "azure-file", "file_share_name", "file_share_name"
-    option, resource = "share", "share"
+    option, resource, service_of_url = "share", "share", "file"
+    services = ("FileEndpoint",)
     with_all: ClassVar[Mapping[str, str]] = {"x-ms-delete-snapshots": "include"}
     rights_to_write = "cwd"  # what is unfinished is deleted
     steps: ClassVar[Mapping[str, Step]] = {

@@ -50,7 +50,7 @@ class Around:
 
     def begin_read(
         self, name: ObjectName, offset: int, buffer: memoryview, *, pin: str | None
-    ) -> Later[None]:
+    ) -> Later[bytes | None]:
         return Later(lambda: self.read_into(name, offset, buffer, pin=pin))
 
     def __getattr__(self, name: str) -> Any:

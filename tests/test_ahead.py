@@ -1,4 +1,8 @@
-"""Small objects are asked for ahead: one thread has many under way, and none is lost, doubled or left."""
+"""Small objects are asked for ahead: one thread has many under way, and none is lost, doubled or left.
+
+What the engine does with answers that are under way is seen with a store that keeps the books of them;
+how the requests of each kind bear it, over the wire.
+"""
 
 import os
 import signal

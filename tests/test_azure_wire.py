@@ -1,4 +1,8 @@
-"""What is signed and what is read, against the SDK's own hand and an XML parser's."""
+"""What is signed and what is read, against the SDK's own hand and an XML parser's.
+
+Signing in and faults are those of all of Azure Storage, tried with blobs; listings and block lists are
+the Blob service's own. Pages of a share's listings are in `test_entries.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The client on the wire: what it sends, and what it makes of every kind of answer."""
+"""The client on the wire: what it sends, and what it makes of every kind of answer.
+
+All kinds over the wire send by it, and it knows the protocol of none: so its peer is a plain socket.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Times and properties that are kept on request: of file shares and data lakes, through whole transfers."""
+"""Times and properties that are kept on request, through whole transfers.
+
+Over every kind that has them: properties are those of file shares and data lakes; times, of shares and
+local folders.
+"""
 
 from __future__ import annotations
 

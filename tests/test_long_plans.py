@@ -1,4 +1,8 @@
-"""Plans of many objects: in bounded memory, acted on while they grow, shown when they are good."""
+"""Plans of many objects: in bounded memory, acted on while they grow, shown when they are good.
+
+A plan takes what a listing gives, one by one, and knows no store; so a store in memory, which lists as
+it is told, shows what a plan makes of pages. What is spooled is moved over every kind.
+"""
 
 import pickle
 import threading
@@ -8,11 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_stores import Around
+from oracle import fill, stored
+from small_stores import Around, tree
 
 from prefect_datastores.errors import IntegrityError, NameCollision, TransferCancelled
 from prefect_datastores.names import NameCheck, NameRules, ObjectName, OrderedNameCheck, OutOfOrder
-from prefect_datastores.staging import planned
+from prefect_datastores.staging import planned, spool
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.download import plan as plan_download
@@ -20,7 +25,7 @@ from prefect_datastores.staging.lookup import Lookup
 from prefect_datastores.staging.spool import Spool
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
-from prefect_datastores.stores.base import ObjectInfo, Page
+from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Page
 from prefect_datastores.stores.memory import MemoryStore
 from prefect_datastores.workspaces import is_part
 
@@ -247,6 +252,33 @@ def test_many_objects_go_there_and_back(tmp_path: Path) -> None:
     assert dict(twice.actions) == {"unchanged": count}
     back = download(other, tmp_path / "back", DownloadRequest("x"))
     assert back.count == count
+
+
+@pytest.fixture
+def short_spools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a sequence of more than five be on disk, in blocks of three."""
+    monkeypatch.setattr(Spool.__init__, "__defaults__", (5,))
+    monkeypatch.setattr(spool, "_BLOCK", 3)
+
+
+@pytest.mark.usefixtures("short_spools")
+def test_what_is_spooled_goes_there_and_back_whatever_the_store(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    content = {f"{'d/' * (number % 3)}{number:02}": b"%d" % number for number in range(40)}
+    fill(store, {f"from/{name}": data for name, data in content.items()})
+    report = download(store, tmp_path / "to", DownloadRequest("from"))
+    assert sorted(row.path for row in report.rows) == sorted(content)
+    assert {row.action for row in report.rows} == {"moved"}
+    assert tree(tmp_path / "to") == content
+    again = download(store, tmp_path / "to", DownloadRequest("from", overwrite="skip"))
+    assert dict(again.actions) == {"skipped": 40}
+    sent = upload(store, folder_source(tmp_path / "to"), "x", "if_changed")
+    assert sent.count == 40
+    assert stored(store, "x/") == {f"x/{name}": data for name, data in content.items()}
+    twice = upload(store, folder_source(tmp_path / "to"), "x", "if_changed")
+    same = "unchanged" if store.capabilities.stores_digest else "moved"
+    assert dict(twice.actions) == {same: 40}
 
 
 # What stands at names.

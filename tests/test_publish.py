@@ -91,6 +91,12 @@ def store(
         yield made
 
 
+with_pointers = pytest.mark.parametrize(
+    "store", ["memory", "unswapping", "blob", "share", "lake"], indirect=True
+)
+"""Where folders are not exchanged."""
+
+
 @pytest.fixture
 def send(tmp_path: Path) -> Callable[..., TransferReport]:
     """Publishes some files at "top/x"."""
@@ -807,8 +813,11 @@ def test_folders_that_gave_way_are_removed_after_a_day(tmp_path: Path, send: Sen
             assert get(store, "top/x/n") == b"%d" % hours
 
 
-def test_a_publish_that_another_is_long_about_is_not_removed(send: Send) -> None:
-    store, now = MemoryStore(), time.time()
+@with_pointers
+def test_a_publish_that_another_is_long_about_is_not_removed(
+    store: ObjectStore, send: Send
+) -> None:
+    now = time.time()
     send(store, OLD, clock=lambda: now - 10 * DAY)
     under_way = new_generation(now - 5 * DAY)
     put(store, f"top/x/{DATA}/{under_way}/a")  # just now
@@ -816,14 +825,17 @@ def test_a_publish_that_another_is_long_about_is_not_removed(send: Send) -> None
     assert under_way in generations(store)
 
 
+@with_pointers
 def test_a_sweep_that_fails_costs_no_publish(
-    send: Send, read: Read, caplog: pytest.LogCaptureFixture
+    store: ObjectStore, send: Send, read: Read, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Keeping(Aged):
         def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
             raise AccessDenied("No.")
 
-    store = MemoryStore()
+        def remove_folder(self, name: ObjectName) -> None:
+            raise AccessDenied("No.")
+
     keeping = Keeping(store)
     for days in range(4):
         send(keeping, {"n": b"%d" % days}, clock=lambda days=days: days * DAY * 2)
@@ -899,6 +911,18 @@ def test_a_damaged_or_hostile_pointer_is_an_error_and_never_an_empty_folder(
         send(store, NEW)
 
 
+def test_a_damaged_pointer_is_no_empty_folder_in_any_kind_of_store(
+    store: ObjectStore, send: Send, read: Read
+) -> None:
+    put(store, f"top/x/{DATA}/{GENERATION}/a")
+    put(store, f"top/x/{POINTER}", b"{}")
+    for path in ("top/x", "top", "", "top/x/a"):
+        with pytest.raises(IntegrityError, match="damaged"):
+            read(store, path)
+    with pytest.raises(IntegrityError, match="damaged"):
+        send(store, NEW)
+
+
 @given(st.binary(max_size=100) | st.from_regex(r'\{"format": ?1,.*\}').map(str.encode))
 def test_no_content_breaks_the_reading_of_a_pointer(content: bytes) -> None:
     with pytest.raises(IntegrityError):
@@ -930,25 +954,31 @@ def test_what_was_never_published_is_not_seen(store: ObjectStore, read: Read) ->
     assert read(store, f"top/x/{DATA}/{GENERATION}") == {"a": b"x"}  # who asks for it, gets it
 
 
-def test_more_or_less_than_was_published_is_told(send: Send, read: Read) -> None:
-    for meddle in (
-        lambda store, name: store.delete(ObjectName(name)),
-        lambda store, name: put(store, f"{name}-more"),
-        lambda store, name: put(store, name, b"longer than before"),
-    ):
-        store = MemoryStore()
-        send(store, OLD)
-        meddle(store, next(name for name in stored(store) if name.endswith("/a")))
-        with pytest.raises(IntegrityError, match="publish it again"):
-            read(store)
-        assert send(store, OLD).publication is not None
-        assert read(store) == OLD
-
-
-def test_what_lies_beside_a_published_folder_all_the_same_collides_and_is_told(
-    send: Send, read: Read
+@with_pointers
+def test_more_or_less_than_was_published_is_told(
+    store: ObjectStore, send: Send, read: Read
 ) -> None:
-    store = MemoryStore()
+    for number, meddle in enumerate(
+        (
+            lambda name: store.delete(ObjectName(name)),
+            lambda name: put(store, f"{name}-more"),
+            lambda name: put(store, name, b"longer than before"),
+        )
+    ):
+        folder = f"top/{number}"
+        send(store, OLD, target=folder)
+        inside = [name for name in stored(store) if name.startswith(f"{folder}/")]
+        meddle(next(name for name in inside if name.endswith("/a")))
+        with pytest.raises(IntegrityError, match="publish it again"):
+            read(store, folder)
+        assert send(store, OLD, target=folder).publication is not None
+        assert read(store, folder) == OLD
+
+
+@with_pointers
+def test_what_lies_beside_a_published_folder_all_the_same_collides_and_is_told(
+    store: ObjectStore, send: Send, read: Read
+) -> None:
     send(store, OLD)
     put(store, "top/x/a")
     with pytest.raises(NameCollision):

@@ -3,30 +3,23 @@
 import contextlib
 import json
 import logging
-import socket
+import re
 import uuid
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import (
-    BlobServiceClient,
-    ContainerClient,
-    ContainerSasPermissions,
-    generate_container_sas,
-)
+from oracle import stored
+from places import REMOTE, RemotePlace
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
-from servers.azurite import Azurite
-from servers.wire import Heard, ok, wire
+from servers.faults import Fault
 
 from prefect_datastores import (
     AccountKey,
     Anonymous,
-    AzureBlobDatastore,
     ConnectionString,
     Datastore,
     Identity,
@@ -34,6 +27,7 @@ from prefect_datastores import (
     SasToken,
     ServicePrincipal,
 )
+from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.check import Check
 from prefect_datastores.datastores.documents import documents
 from prefect_datastores.errors import (
@@ -47,6 +41,7 @@ from prefect_datastores.errors import (
     DatastoreNotFound,
     EndpointUnreachable,
 )
+from prefect_datastores.testing import put
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -57,52 +52,40 @@ WRONG_KEY = "d3Jvbmcta2V5LXdyb25nLWtleS13cm9uZy1rZXktd3Jvbmcta2V5LXdyb25nLWtleS0
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def free() -> str:
+    """A name that no other test has, for what is refused."""
+    return f"ds_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def name(free: str) -> Iterator[str]:
     """A name that no other test has; it is forgotten afterwards."""
-    made = f"ds_{uuid.uuid4().hex[:12]}"
-    yield made
-    for left in (made, f"{made}_2"):
-        with contextlib.suppress(DatastoreNotFound):
-            Datastore.unregister(left)
+    yield free
+    with contextlib.suppress(DatastoreNotFound):
+        Datastore.unregister(free)
 
 
 @pytest.fixture
-def place(azurite: Azurite, container: ContainerClient) -> dict[str, Any]:
+def place(blob_place: Any) -> dict[str, Any]:
     """What register_azure_blob_container needs for a container on Azurite."""
-    return {
-        "container_name": container.container_name,
-        "account_name": azurite.account,
-        "account_key": azurite.key,
-        "protocol": "http",
-        "endpoint": f"{azurite.host}:{azurite.port}",
-    }
+    return {**blob_place.connection(), "account_key": blob_place.server.key}
 
 
-@pytest.fixture
-def sas(azurite: Azurite, container: ContainerClient) -> Any:
-    """Makes SAS tokens of the container."""
-
-    def make(permission: str, hours: float = 1) -> str:
-        return generate_container_sas(
-            azurite.account,
-            container.container_name,
-            account_key=azurite.key,
-            permission=ContainerSasPermissions.from_string(permission),
-            start=datetime.now(timezone.utc) - timedelta(hours=8),
-            expiry=datetime.now(timezone.utc) + timedelta(hours=hours),
-        )
-
-    return make
+@pytest.fixture(params=REMOTE.values(), ids=list(REMOTE))
+def of_kind(request: pytest.FixtureRequest) -> type[RemotePlace]:
+    """A kind of datastore, where none is there."""
+    made: type[RemotePlace] = request.param
+    return made
 
 
 # -- register and get -----------------------------------------------------------------------------
 
 
-def test_a_registered_container_is_found_in_both_forms_of_get_and_works(
-    name: str, place: dict[str, Any]
+def test_what_is_registered_is_found_in_both_forms_of_get_and_works(
+    name: str, remote: RemotePlace
 ) -> None:
-    registered = Datastore.register_azure_blob_container("workspace", name, **place)
-    assert isinstance(registered, AzureBlobDatastore)
+    registered = remote.register(name)
+    assert isinstance(registered, remote.block)
     assert registered.name == name
     for found in (
         Datastore.get(name),
@@ -110,9 +93,9 @@ def test_a_registered_container_is_found_in_both_forms_of_get_and_works(
         Datastore.get(None, datastore_name=name),
         Datastore.get(workspace=object(), datastore_name=name),
         Datastore("workspace", name),
-        AzureBlobDatastore.load(name.replace("_", "-")),
+        remote.block.load(name.replace("_", "-")),
     ):
-        assert isinstance(found, AzureBlobDatastore)
+        assert isinstance(found, remote.block)
         assert found.name == name
         assert found.model_dump() == registered.model_dump()
     Datastore.get(name).write_path("x", b"data")
@@ -167,28 +150,24 @@ def test_the_defaults_are_those_of_the_original(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "auth",
+    ("kind", "auth"),
     [
-        Anonymous(),
-        Identity(identity_client_id="1"),
-        ServicePrincipal(tenant_id="t", client_id="c", client_secret=SecretStr("s" * 20)),
+        ("share", Anonymous()),
+        ("blob", Identity(identity_client_id="1")),
+        ("lake", ServicePrincipal(tenant_id="t", client_id="c", client_secret=SecretStr("s" * 20))),
     ],
-    ids=lambda auth: type(auth).__name__,
+    ids=lambda given: str(getattr(type(given), "__name__", given)),
 )
-def test_any_way_to_sign_in_is_registered(name: str, auth: Any) -> None:
-    Datastore.register_azure_blob_container(
-        None, name, "data", "account1", auth=auth, skip_validation=True
-    )
-    found = Datastore.get(name)
-    assert isinstance(found, AzureBlobDatastore)
+def test_any_way_to_sign_in_is_registered(name: str, kind: str, auth: Any) -> None:
+    REMOTE[kind].register_elsewhere(name, auth=auth, skip_validation=True)
+    found: Any = Datastore.get(name)
+    assert isinstance(found, REMOTE[kind].block)
     assert found.auth == auth
 
 
-def test_a_sas_with_its_question_mark_works(name: str, place: dict[str, Any], sas: Any) -> None:
-    token = sas("racwdl")
-    Datastore.register_azure_blob_container(
-        None, name, sas_token=f"?{token}", **{**place, "account_key": None}
-    )
+def test_a_sas_with_its_question_mark_works(name: str, remote: RemotePlace) -> None:
+    token = remote.sas("rcwdl")
+    remote.register(name, account_key=None, sas_token=f"?{token}")
     found = Datastore.get(name)
     found.write_path("x", b"data")
     assert found.read_path("x") == b"data"
@@ -196,52 +175,51 @@ def test_a_sas_with_its_question_mark_works(name: str, place: dict[str, Any], sa
 
 
 def test_a_taken_name_is_refused_unless_it_is_to_be_replaced(
-    name: str, place: dict[str, Any], tmp_path: Path
+    name: str, remote: RemotePlace, tmp_path: Path
 ) -> None:
-    Datastore.register_azure_blob_container(None, name, **place)
+    remote.register(name)
     with pytest.raises(DatastoreExists, match=f"'{name}' is registered already.*overwrite=True"):
-        Datastore.register_azure_blob_container(None, name, **place)
+        remote.register(name)
     with pytest.raises(DatastoreExists):
         Datastore.register_local(name, tmp_path)
-    replaced = Datastore.register_azure_blob_container(
-        None, name, overwrite=True, blob_cache_timeout=5, **place
-    )
-    found = Datastore.get(name)
-    assert isinstance(found, AzureBlobDatastore)
-    assert found.blob_cache_timeout == 5
+    replaced = remote.register(name, overwrite=True, account_key=None, sas_token=remote.sas("rl"))
+    found: Any = Datastore.get(name)
+    assert isinstance(found, remote.block)
+    assert isinstance(found.auth, SasToken)
     assert found._block_document_id == replaced._block_document_id
 
 
 def test_a_datastore_of_another_kind_takes_the_name_over(
-    name: str, place: dict[str, Any], tmp_path: Path
+    name: str, remote: RemotePlace, tmp_path: Path
 ) -> None:
-    Datastore.register_azure_blob_container(None, name, **place)
+    remote.register(name)
     Datastore.get(name).write_path("x", b"stays")
     Datastore.register_local(name, tmp_path, overwrite=True)
     assert isinstance(Datastore.get(name), LocalDatastore)
     with pytest.raises(ValueError, match="Unable to find block document"):
-        AzureBlobDatastore.load(name.replace("_", "-"))
-    Datastore.register_azure_blob_container(None, name, overwrite=True, **place)
+        remote.block.load(name.replace("_", "-"))
+    remote.register(name, overwrite=True)
     assert Datastore.get(name).read_path("x") == b"stays"
 
 
 def test_a_replacement_that_does_not_work_leaves_the_old_one(
-    name: str, place: dict[str, Any]
+    name: str, remote: RemotePlace
 ) -> None:
-    Datastore.register_azure_blob_container(None, name, **place)
+    remote.register(name)
     with pytest.raises(AuthenticationFailed):
-        Datastore.register_azure_blob_container(
-            None, name, overwrite=True, **{**place, "account_key": WRONG_KEY}
-        )
+        remote.register(name, overwrite=True, account_key=WRONG_KEY)
     Datastore.get(name).write_path("x", b"still works")
 
 
-def test_two_blocks_of_one_name_are_not_guessed_about(name: str, tmp_path: Path) -> None:
+def test_two_blocks_of_one_name_are_not_guessed_about(
+    name: str, of_kind: type[RemotePlace], tmp_path: Path
+) -> None:
     """The form can make what the registry refuses."""
     block = name.replace("_", "-")
     LocalDatastore(root=str(tmp_path)).save(block)
-    AzureBlobDatastore(account_name="account1", container_name="data").save(block)
-    with pytest.raises(ConfigurationError, match="Azure Blob Datastore, Local Datastore"):
+    other = of_kind.block_elsewhere()
+    other.save(block)
+    with pytest.raises(ConfigurationError, match=f"{other.get_block_type_name()}, Local Datastore"):
         Datastore.get(name)
 
 
@@ -281,22 +259,23 @@ def test_an_unknown_name_says_which_there_are(name: str, tmp_path: Path) -> None
 
 @the_default
 def test_the_list_has_all_kinds_and_no_secret(
-    name: str, place: dict[str, Any], tmp_path: Path
+    name: str, remote: RemotePlace, tmp_path: Path
 ) -> None:
-    Datastore.register_azure_blob_container(None, name, **place)
+    made: Any = remote.register(name)
     Datastore.register_local(f"{name}_2", tmp_path)
     listed = Datastore.list()
     assert list(listed) == sorted(listed)
     assert {"workspaceblobstore", "workspacefilestore"} <= set(listed)
-    assert (listed[name].datastore_type, listed[name].sign_in) == ("AzureBlob", "account key")
-    assert (
-        listed[name].url
-        == f"http://{place['endpoint']}/{place['account_name']}/{place['container_name']}"
-    )
+    assert listed[name].datastore_type == made.datastore_type
+    assert listed[name].sign_in == "account key"
+    server = remote.server
+    at = f"http://{server.host}:{remote.ports[0]}/{server.account}/{remote.name}"
+    assert listed[name].url == at
     assert (listed[f"{name}_2"].datastore_type, listed[f"{name}_2"].sign_in) == ("Local", "none")
     everything = repr(listed) + json.dumps({key: vars(info) for key, info in listed.items()})
-    assert place["account_key"] not in everything
-    assert place["account_key"][:16] not in everything
+    assert server.key not in everything
+    assert server.key[:16] not in everything
+    Datastore.unregister(f"{name}_2")
 
 
 @the_default
@@ -344,15 +323,10 @@ def test_the_workspace_stores_are_made_on_first_use(store: str) -> None:
     assert Datastore.get(store).read_path("x") == b"data"
 
 
-def test_to_unregister_leaves_the_data(
-    name: str, place: dict[str, Any], container: ContainerClient, tmp_path: Path
-) -> None:
-    Datastore.register_azure_blob_container(None, name, **place).write_path("x", b"data")
+def test_to_unregister_leaves_the_data(name: str, kept: Any) -> None:
+    kept.register(name).write_path("x", b"data")
     Datastore.unregister("workspace", name)
-    assert container.download_blob("x").readall() == b"data"
-    Datastore.register_local(name, tmp_path).write_path("x", b"data")
-    Datastore.unregister(name)
-    assert (tmp_path / "x").read_bytes() == b"data"
+    assert stored(kept.store) == {"x": b"data"}
     with pytest.raises(DatastoreNotFound):
         Datastore.get(name)
     with pytest.raises(DatastoreNotFound):
@@ -362,28 +336,19 @@ def test_to_unregister_leaves_the_data(
 # -- containers -----------------------------------------------------------------------------------
 
 
-def test_a_missing_container_is_made_when_asked_for(
-    name: str, place: dict[str, Any], azurite: Azurite
-) -> None:
-    place["container_name"] = f"made-{uuid.uuid4().hex}"
-    credential = {"account_name": azurite.account, "account_key": azurite.key}
-    with BlobServiceClient(azurite.url, credential=credential) as service:
-        made = service.get_container_client(place["container_name"])
-        with pytest.raises(ContainerNotFound, match=r"create_if_not_exists=True") as missing:
-            Datastore.register_azure_blob_container(None, name, **place)
-        assert repr(place["container_name"]) in str(missing.value)
-        assert place["account_key"] not in str(missing.value)
-        assert not made.exists()
-        Datastore.register_azure_blob_container(None, name, create_if_not_exists=True, **place)
-        try:
-            assert made.exists()
-            made.upload_blob("x", b"data")
-            Datastore.register_azure_blob_container(
-                None, name, create_if_not_exists=True, overwrite=True, **place
-            )
-            assert Datastore.get(name).read_path("x") == b"data"
-        finally:
-            made.delete_container()
+def test_a_missing_container_is_made_when_asked_for(name: str, remote: RemotePlace) -> None:
+    remote.destroy()
+    with pytest.raises(ContainerNotFound, match=r"create_if_not_exists=True") as missing:
+        remote.register(name)
+    assert repr(remote.name) in str(missing.value)
+    assert remote.server.key not in str(missing.value)
+    with pytest.raises(ContainerNotFound):
+        remote.store.check_root()
+    remote.register(name, create_if_not_exists=True)
+    remote.store.check_root()
+    put(remote.store, "x", b"data")
+    remote.register(name, create_if_not_exists=True, overwrite=True)
+    assert Datastore.get(name).read_path("x") == b"data"
 
 
 def test_a_missing_folder_is_made_unless_refused(name: str, tmp_path: Path) -> None:
@@ -394,47 +359,51 @@ def test_a_missing_folder_is_made_unless_refused(name: str, tmp_path: Path) -> N
     assert (tmp_path / "new").is_dir()
 
 
-def test_a_connection_string_names_the_account(
-    name: str, azurite: Azurite, container: ContainerClient
-) -> None:
-    text = f"AccountName={azurite.account};AccountKey={azurite.key};BlobEndpoint={azurite.url}"
-    made = Datastore.register_azure_blob_container(
-        *(None, name, container.container_name),
-        auth=ConnectionString(connection_string=SecretStr(text)),
+def test_a_connection_string_names_the_account(name: str, remote: RemotePlace) -> None:
+    server = remote.server
+    account, key = server.account, server.key
+    endpoints = zip(remote.services, remote.ports, strict=True)
+    addresses = [f"{of}=http://{server.host}:{port}/{account}" for of, port in endpoints]
+    text = ";".join([f"AccountName={account}", f"AccountKey={key}", *addresses])
+    made: Any = type(remote).registration(
+        *(None, name, remote.name), auth=ConnectionString(connection_string=SecretStr(text))
     )
-    assert (made.account_name, made.url) == (
-        azurite.account,
-        f"{azurite.url}/{container.container_name}",
-    )
+    assert made.account_name == account
+    assert made.url == f"http://{server.host}:{remote.ports[0]}/{account}/{remote.name}"
     assert Datastore.list()[name].url == made.url
     assert Datastore.get(name).list_objects() == []
 
 
-def test_a_token_that_ended_is_refused_before_anybody_is_asked(name: str) -> None:
+def test_a_token_that_ended_is_refused_before_anybody_is_asked(
+    name: str, of_kind: type[RemotePlace]
+) -> None:
     ended = {"sas_token": "sv=2024-11-04&sp=rwl&se=2020-01-01&sig=abcdefghijk"}
-    place = {"container_name": "data", "account_name": "account1", "endpoint": "nowhere.invalid"}
-    message = refused(name, CredentialExpired, **place, **ended)
+    nowhere = {"endpoint": "nowhere.invalid", **ended}
+    message = refused(of_kind.register_elsewhere, name, CredentialExpired, **nowhere)
     assert "The SAS token ended at 2020-01-01 00:00 UTC" in message
-    Datastore.register_azure_blob_container(None, name, **place, **ended, skip_validation=True)
+    of_kind.register_elsewhere(name, **nowhere, skip_validation=True)
 
 
-def test_without_validation_nobody_is_asked(name: str) -> None:
-    made = Datastore.register_azure_blob_container(
-        *(None, name, "data", "account1"),
-        account_key=WRONG_KEY,
-        endpoint="nowhere.invalid",
-        skip_validation=True,
+def test_without_validation_nobody_is_asked(name: str, of_kind: type[RemotePlace]) -> None:
+    made = of_kind.register_elsewhere(
+        name, account_key=WRONG_KEY, endpoint="nowhere.invalid", skip_validation=True
     )
-    assert Datastore.get(name).url == made.url == "https://account1.blob.nowhere.invalid/data"
+    service = of_kind.service_of_url
+    assert Datastore.get(name).url == made.url == f"https://account1.{service}.nowhere.invalid/data"
 
 
 # -- what is wrong is said ------------------------------------------------------------------------
 
 
-def refused(name: str, kind: type[Exception], **values: Any) -> str:
+def refused(
+    register: Callable[..., object],
+    name: str,
+    kind: type[Exception] | tuple[type[Exception], ...],
+    **values: Any,
+) -> str:
     """The message with which a registration is refused; nothing is registered then."""
     with pytest.raises(kind) as error:
-        Datastore.register_azure_blob_container(None, name, **values)
+        register(name, **values)
     with pytest.raises(DatastoreNotFound):
         Datastore.get(name)
     message = str(error.value)
@@ -446,77 +415,72 @@ def refused(name: str, kind: type[Exception], **values: Any) -> str:
     return message
 
 
-def test_a_wrong_key_is_named(name: str, place: dict[str, Any]) -> None:
-    message = refused(name, AuthenticationFailed, **{**place, "account_key": WRONG_KEY})
+def test_a_wrong_key_is_named(free: str, remote: RemotePlace) -> None:
+    message = refused(remote.register, free, AuthenticationFailed, account_key=WRONG_KEY)
     assert "the account key is not accepted" in message
-    assert place["container_name"] in message
+    assert remote.name in message
 
 
-def test_a_key_that_is_no_key_is_named(name: str, place: dict[str, Any]) -> None:
-    message = refused(name, AuthenticationFailed, **{**place, "account_key": "this is no base64!"})
+def test_a_key_that_is_no_key_is_named(free: str, remote: RemotePlace) -> None:
+    message = refused(remote.register, free, AuthenticationFailed, account_key="this is no base64!")
     assert "account key" in message
 
 
-def test_a_wrong_sas_is_named(name: str, place: dict[str, Any], sas: Any) -> None:
-    wrong = sas("rl")[:-8] + "AAAA%3D"
-    message = refused(
-        name, AuthenticationFailed, **{**place, "account_key": None, "sas_token": wrong}
-    )
+def by_sas(token: str) -> dict[str, Any]:
+    return {"account_key": None, "sas_token": token}
+
+
+def test_a_wrong_sas_is_named(free: str, remote: RemotePlace) -> None:
+    wrong = remote.sas("rl")[:-8] + "AAAA%3D"
+    message = refused(remote.register, free, AuthenticationFailed, **by_sas(wrong))
     assert "the SAS token is not accepted" in message
 
 
-def test_an_expired_sas_is_named(name: str, place: dict[str, Any], sas: Any) -> None:
-    message = refused(
-        name,
-        (CredentialExpired, AuthenticationFailed),  # type: ignore[arg-type]
-        **{**place, "account_key": None, "sas_token": sas("rl", hours=-1)},
-    )
-    assert "SAS token" in message
+def test_an_expired_sas_is_named(free: str, remote: RemotePlace) -> None:
+    expired = by_sas(remote.sas("rl", hours=-1))
+    kinds = (CredentialExpired, AuthenticationFailed)
+    assert "SAS token" in refused(remote.register, free, kinds, **expired)
 
 
-def test_a_sas_without_the_right_is_named(name: str, place: dict[str, Any], sas: Any) -> None:
-    message = refused(name, AccessDenied, **{**place, "account_key": None, "sas_token": sas("w")})
+def test_a_sas_without_the_right_is_named(free: str, remote: RemotePlace) -> None:
+    message = refused(remote.register, free, AccessDenied, **by_sas(remote.sas("w")))
     assert "lacks the right" in message
 
 
-def test_an_account_that_does_not_exist_is_named(name: str) -> None:
+def test_an_account_that_does_not_exist_is_named(free: str, of_kind: type[RemotePlace]) -> None:
     message = refused(
-        name,
-        EndpointUnreachable,
-        container_name="data",
-        account_name="account1",
+        *(of_kind.register_elsewhere, free, EndpointUnreachable),
         account_key=WRONG_KEY,
         endpoint="nowhere.invalid",
     )
-    assert "https://account1.blob.nowhere.invalid does not exist" in message
+    at = f"https://account1.{of_kind.service_of_url}.nowhere.invalid"
+    assert f"{at} does not exist" in message
     assert "Check the account name and the endpoint" in message
 
 
-def test_a_port_where_nobody_answers_is_named(name: str, place: dict[str, Any]) -> None:
-    message = refused(name, EndpointUnreachable, **{**place, "endpoint": "127.0.0.1:9"})
+def test_a_port_where_nobody_answers_is_named(free: str, remote: RemotePlace) -> None:
+    message = refused(remote.register, free, EndpointUnreachable, endpoint="127.0.0.1:9")
     assert "Nobody answers at http://127.0.0.1:9/" in message
 
 
-def test_a_wrong_account_is_named(name: str, place: dict[str, Any]) -> None:
-    """An emulator has one host for all accounts; at Azure the host of a wrong one does not exist."""
-    message = refused(name, DatastoreError, **{**place, "account_name": "otheraccount"})
-    assert (
-        f"/otheraccount/{place['container_name']} does not exist; is the account's name" in message
-    )
-    checks = blob({**place, "account_name": "otheraccount"}).check()
+def test_a_wrong_account_is_named(free: str, blob_place: RemotePlace) -> None:
+    """Azurite has one host for all accounts; at Azure the host of a wrong one does not exist."""
+    message = refused(blob_place.register, free, DatastoreError, account_name="otheraccount")
+    assert f"/otheraccount/{blob_place.name} does not exist; is the account's name" in message
+    checks = blob_place.datastore(account_name="otheraccount").check()
     assert outcomes(checks)["sign in"] == "failed"
 
 
-def test_a_missing_container_is_named(name: str, place: dict[str, Any]) -> None:
-    message = refused(name, ContainerNotFound, **{**place, "container_name": "not-there"})
+def test_a_missing_container_is_named(free: str, remote: RemotePlace) -> None:
+    message = refused(remote.register, free, ContainerNotFound, **{remote.argument: "not-there"})
     assert "The container 'not-there' does not exist in" in message
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"container_name": "UPPER"}, "The container name 'UPPER' is refused"),
-        ({"container_name": ""}, "The container name '' is refused"),
+        ({"container": "UPPER"}, "The container name 'UPPER' is refused"),
+        ({"container": ""}, "The container name '' is refused"),
         ({"account_name": "a.b"}, "The account name 'a.b' is refused"),
         ({"protocol": "ftp"}, "protocol='ftp' is refused"),
         ({"endpoint": "core.windows.net"}, "would travel to .* in clear"),
@@ -524,11 +488,12 @@ def test_a_missing_container_is_named(name: str, place: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_bad_argument_is_named(
-    name: str, place: dict[str, Any], wrong: dict[str, str], says: str
+    free: str, remote: RemotePlace, wrong: dict[str, str], says: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{says}|{says}"):
-        Datastore.register_azure_blob_container(None, name, **{**place, **wrong})
-    assert "validation error" not in refused(name, ConfigurationError, **{**place, **wrong})
+    given = {remote.argument if key == "container" else key: text for key, text in wrong.items()}
+    message = refused(remote.register, free, ConfigurationError, **given)
+    assert re.search(says, message)
+    assert "validation error" not in message
 
 
 @pytest.mark.parametrize(
@@ -540,19 +505,18 @@ def test_a_bad_argument_is_named(
     ],
     ids="-".join,
 )
-def test_two_ways_to_sign_in_are_refused(name: str, two: dict[str, Any]) -> None:
-    message = refused(
-        name, ConfigurationError, container_name="data", account_name="account1", **two
-    )
+def test_two_ways_to_sign_in_are_refused(
+    free: str, of_kind: type[RemotePlace], two: dict[str, Any]
+) -> None:
+    message = refused(of_kind.register_elsewhere, free, ConfigurationError, **two)
     assert "one of sas_token, account_key and auth" in message
 
 
 @pytest.mark.parametrize("given", [{}, {"subscription_id": "s"}, {"resource_group": "g"}], ids=str)
-def test_to_grant_access_needs_to_know_where(name: str, given: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", ["blob", "lake"])  # Azure ML has it for these alone
+def test_to_grant_access_needs_to_know_where(free: str, kind: str, given: dict[str, str]) -> None:
     message = refused(
-        *(name, ConfigurationError),
-        container_name="data",
-        account_name="account1",
+        *(REMOTE[kind].register_elsewhere, free, ConfigurationError),
         grant_workspace_access=True,
         **given,
     )
@@ -567,30 +531,23 @@ def outcomes(checks: list[Check]) -> dict[str, str]:
     return {check.step: check.outcome for check in checks}
 
 
-def blob(place: dict[str, Any], **auth: Any) -> AzureBlobDatastore:
-    values = {key: value for key, value in place.items() if key != "account_key"}
-    return AzureBlobDatastore(**values, auth=auth or {"account_key": place["account_key"]})
+def test_a_good_datastore_passes_all_checks_and_is_left_as_it_was(kept: Any) -> None:
+    made = kept.datastore()
+    assert outcomes(made.check()) == {
+        "sign in": "ok",
+        "list": "ok",
+        "read": "not tried",
+        "write": "ok",
+    }
+    assert made.list_objects() == []
+    made.write_path("x", b"data")
+    assert set(outcomes(made.check()).values()) == {"ok"}
+    assert [info.name for info in made.list_objects()] == ["x"]
+    assert outcomes(made.check(write=False))["write"] == "not tried"
 
 
-def test_a_good_datastore_passes_all_checks_and_is_left_as_it_was(
-    place: dict[str, Any], container: ContainerClient, tmp_path: Path
-) -> None:
-    for store in (blob(place), LocalDatastore(root=str(tmp_path))):
-        assert outcomes(store.check()) == {
-            "sign in": "ok",
-            "list": "ok",
-            "read": "not tried",
-            "write": "ok",
-        }
-        assert store.list_objects() == []
-        store.write_path("x", b"data")
-        assert set(outcomes(store.check()).values()) == {"ok"}
-        assert [info.name for info in store.list_objects()] == ["x"]
-        assert outcomes(store.check(write=False))["write"] == "not tried"
-
-
-def test_a_wrong_key_fails_to_sign_in_and_nothing_else_is_tried(place: dict[str, Any]) -> None:
-    checks = blob(place, account_key=WRONG_KEY).check()
+def test_a_wrong_key_fails_to_sign_in_and_nothing_else_is_tried(remote: RemotePlace) -> None:
+    checks = remote.datastore(auth={"account_key": WRONG_KEY}).check()
     assert outcomes(checks) == {
         "sign in": "failed",
         "list": "not tried",
@@ -601,43 +558,43 @@ def test_a_wrong_key_fails_to_sign_in_and_nothing_else_is_tried(place: dict[str,
     assert WRONG_KEY[:16] not in repr(checks)
 
 
-def test_a_missing_container_fails_to_list_but_signs_in(
-    place: dict[str, Any], tmp_path: Path
-) -> None:
-    for store in (
-        blob({**place, "container_name": "not-there"}),
-        LocalDatastore(root=str(tmp_path / "not-there")),
-    ):
-        checks = store.check()
-        assert outcomes(checks) == {
-            "sign in": "ok",
-            "list": "failed",
-            "read": "not tried",
-            "write": "not tried",
-        }
-        assert "not-there" in checks[1].detail
+def test_a_missing_container_fails_to_list_but_signs_in(kept: Any) -> None:
+    missing = kept.datastore()
+    kept.destroy()
+    checks = missing.check()
+    assert outcomes(checks) == {
+        "sign in": "ok",
+        "list": "failed",
+        "read": "not tried",
+        "write": "not tried",
+    }
+    assert (kept.name if isinstance(kept, RemotePlace) else kept.root.name) in checks[1].detail
 
 
-def test_a_sas_that_may_only_read_fails_to_write(
-    place: dict[str, Any], container: ContainerClient, sas: Any
-) -> None:
-    container.upload_blob("x", b"data")
-    token = sas("rl")
-    checks = blob(place, sas_token=token).check()
+def signed(remote: RemotePlace, permission: str) -> tuple[FileDatastore, str]:
+    """A block that signs in by a SAS, and that."""
+    token = remote.sas(permission)
+    return remote.datastore(auth={"sas_token": token}), token
+
+
+def test_a_sas_that_may_only_read_fails_to_write(remote: RemotePlace) -> None:
+    put(remote.store, "x", b"data")
+    made, token = signed(remote, "rl")
+    checks = made.check()
     assert outcomes(checks) == {"sign in": "ok", "list": "ok", "read": "ok", "write": "failed"}
     assert "lacks the right" in checks[3].detail
     assert token.partition("sig=")[2] not in repr(checks)
-    assert [item.name for item in container.list_blobs()] == ["x"]
+    assert stored(remote.store) == {"x": b"data"}
 
 
-def test_a_sas_that_may_only_write_fails_to_list(place: dict[str, Any], sas: Any) -> None:
-    checks = blob(place, sas_token=sas("cw")).check()
+def test_a_sas_that_may_only_write_fails_to_list(remote: RemotePlace) -> None:
+    checks = signed(remote, "cw")[0].check()
     assert outcomes(checks)["sign in"] == "ok"
     assert outcomes(checks)["list"] == "failed"
 
 
-def test_nobody_there_fails_to_sign_in(place: dict[str, Any]) -> None:
-    checks = blob({**place, "endpoint": "127.0.0.1:9"}).check()
+def test_nobody_there_fails_to_sign_in(remote: RemotePlace) -> None:
+    checks = remote.datastore(endpoint="127.0.0.1:9").check()
     assert outcomes(checks)["sign in"] == "failed"
     assert "Nobody answers" in checks[0].detail
 
@@ -670,61 +627,47 @@ def test_a_folder_is_the_same_for_every_process() -> None:
     assert LocalDatastore(root="~/data").root == str(Path.home() / "data")
 
 
-def test_a_sas_that_may_not_delete_has_written_and_says_what_it_left(
-    place: dict[str, Any], container: ContainerClient, sas: Any
-) -> None:
-    checks = blob(place, sas_token=sas("rcwl")).check()
+def test_a_sas_that_may_not_delete_has_written_and_says_what_it_left(remote: RemotePlace) -> None:
+    checks = signed(remote, "rcwl")[0].check()
     assert outcomes(checks)["write"] == "ok"
-    (left,) = container.list_blobs()
-    assert f"could not be deleted and is still there, {left.name!r}" in checks[3].detail
+    (left,) = stored(remote.store)
+    assert f"could not be deleted and is still there, {left!r}" in checks[3].detail
 
 
-@pytest.mark.parametrize("same_kind", [True, False])
+@pytest.mark.parametrize(
+    ("remote", "same_kind"),
+    [("blob", True), ("blob", False), ("share", True), ("lake", False)],
+    indirect=["remote"],
+)
 def test_of_two_who_register_one_name_at_once_one_is_told(
-    name: str, tmp_path: Path, same_kind: bool
+    name: str, remote: RemotePlace, tmp_path: Path, same_kind: bool
 ) -> None:
     """While the service is asked about the one, the other is registered."""
 
     def register_another() -> None:
         if same_kind:
-            Datastore.register_azure_blob_container(
-                None, name, "other", "account1", skip_validation=True
-            )
+            remote.register_elsewhere(name, skip_validation=True)
         else:
             Datastore.register_local(name, tmp_path)
 
-    def answer_late(sock: socket.socket, heard: Heard) -> None:
-        while heard.take(sock):
-            register_another()
-            sock.sendall(ok(b"<EnumerationResults><Blobs/></EnumerationResults>"))
-
-    with wire(answer_late) as heard, pytest.raises(DatastoreExists, match="registered already"):
-        Datastore.register_azure_blob_container(
-            None,
-            name,
-            "container",
-            "account1",
-            auth=Anonymous(),
-            protocol="http",
-            endpoint=f"127.0.0.1:{heard.port}",
-        )
-    local = tmp_path.as_uri()
-    expected = "https://account1.blob.core.windows.net/other" if same_kind else local
-    assert Datastore.get(name).url == expected
+    late = Fault("comp=list", "pass", meanwhile=register_another)
+    with remote.through(late) as seen:
+        with pytest.raises(DatastoreExists, match="registered already"):
+            remote.register(name, seen.ports)
+    elsewhere = f"https://account1.{remote.service_of_url}.core.windows.net/data"
+    assert Datastore.get(name).url == (elsewhere if same_kind else tmp_path.as_uri())
 
 
-def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(name: str) -> None:
-    Datastore.register_azure_blob_container(
-        None, name, "container", "account1", skip_validation=True
-    )
+def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(
+    name: str, of_kind: type[RemotePlace]
+) -> None:
+    of_kind.register_elsewhere(name, skip_validation=True)
+    field = of_kind.name_field
     with get_client(sync_client=True) as client:
         (document,) = documents(client, name)
         for data, says in (
-            (
-                {"account_name": "acme.blob.core.windows.net", "container_name": "c1c"},
-                "account name",
-            ),
-            ({"account_name": "acme"}, "container_name: Field required"),
+            ({"account_name": "acme.blob.core.windows.net", field: "c1c"}, "account name"),
+            ({"account_name": "acme"}, f"{field}: Field required"),
         ):
             body = {"data": data, "merge_existing_data": False}
             client.request("PATCH", f"/block_documents/{document.id}", json=body)
@@ -733,14 +676,14 @@ def test_a_block_that_a_form_saved_incomplete_says_what_is_wrong(name: str) -> N
             assert "incomplete" in Datastore.list()[name].url
 
 
-def test_a_home_that_does_not_exist_is_refused(name: str) -> None:
+def test_a_home_that_does_not_exist_is_refused(free: str) -> None:
     with pytest.raises(ConfigurationError, match="home directory"):
-        Datastore.register_local(name, "~nosuchuser/x")
+        Datastore.register_local(free, "~nosuchuser/x")
 
 
-def test_a_key_in_the_place_of_the_account_is_not_shown(name: str, azurite: Azurite) -> None:
-    with pytest.raises(ConfigurationError, match="account name of 88 characters") as caught:
-        Datastore.register_azure_blob_container(
-            None, name, "container", azurite.key, account_key="devstoreaccount1"
-        )
-    assert azurite.key not in repr(caught.value)
+def test_a_key_in_the_place_of_the_account_is_not_shown(
+    name: str, of_kind: type[RemotePlace]
+) -> None:
+    with pytest.raises(ConfigurationError, match="account name of 84 characters") as caught:
+        of_kind.register_elsewhere(name, account_name=WRONG_KEY, account_key="devstoreaccount1")
+    assert WRONG_KEY not in repr(caught.value)

@@ -1,4 +1,8 @@
-"""A named concurrency limit of Prefect bounds how many transfers there are, in all runs together."""
+"""A named concurrency limit of Prefect bounds how many transfers there are, in all runs together.
+
+A slot is held around a transfer, whatever the store; that a wait touches no store, and that a transfer
+gives its slot back, is seen with each kind.
+"""
 
 import logging
 import threading
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import Place
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
@@ -17,8 +22,10 @@ from prefect.concurrency.sync import concurrency
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from servers.processes import free_port
+from small_stores import make_tree
 
-from prefect_datastores import LocalDatastore, download, slots, upload
+from prefect_datastores import download, slots, upload
+from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import (
     ConfigurationError,
     ObjectNotFound,
@@ -28,6 +35,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.slots import transfer_slot
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.tasks import cancellation_scope
+from prefect_datastores.testing import put
 
 VARIABLE = "PREFECT_INTEGRATIONS_DATASTORES_CONCURRENCY_LIMIT"
 
@@ -46,10 +54,11 @@ def limit(monkeypatch: pytest.MonkeyPatch, prefect_api: object) -> Iterator[str]
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> LocalDatastore:
-    (tmp_path / "raw/a").mkdir(parents=True)
-    (tmp_path / "raw/a/data.csv").write_text("1,2\n")
-    return LocalDatastore(root=str(tmp_path / "raw"))
+def raw(new_place: Callable[[str], Any]) -> FileDatastore:
+    """A datastore with a file."""
+    place: Place = new_place("local")
+    put(place.store, "a/data.csv", b"1,2\n")
+    return place.datastore()
 
 
 def active(name: str) -> int:
@@ -82,8 +91,10 @@ def our_threads() -> list[str]:
 
 
 def test_a_download_waits_for_the_slot_that_another_transfer_holds(
-    limit: str, raw: LocalDatastore, tmp_path: Path, told: Callable[[], None]
+    limit: str, kept: Any, tmp_path: Path, told: Callable[[], None]
 ) -> None:
+    put(kept.store, "a/data.csv", b"1,2\n")
+    raw: FileDatastore = kept.datastore()
     with ThreadPoolExecutor(1) as threads:
         with concurrency(limit, strict=True):
             fetched = threads.submit(download.fn, raw.path("a").as_download(), tmp_path / "here")
@@ -95,15 +106,16 @@ def test_a_download_waits_for_the_slot_that_another_transfer_holds(
 
 
 def test_transfers_of_runs_do_not_overlap_where_the_limit_is_one(
-    limit: str, raw: LocalDatastore, tmp_path: Path
+    limit: str, raw: FileDatastore, tmp_path: Path
 ) -> None:
     began = time.time()
+    source = make_tree(tmp_path / "source", {"data.csv": b"1,2\n"})
 
     @flow
     def both() -> None:
         wanted = raw.path("a").as_download()
         fetched = download.submit(wanted, tmp_path / "here")
-        stored = upload.submit(tmp_path / "raw/a", raw.path("b").as_upload())
+        stored = upload.submit(source, raw.path("b").as_upload())
         fetched.result()
         stored.result()
 
@@ -138,7 +150,7 @@ def events(name: str, since: float, count: int) -> list[str]:
 
 
 def test_a_cancel_ends_the_wait_for_a_slot(
-    limit: str, raw: LocalDatastore, tmp_path: Path, told: Callable[[], None]
+    limit: str, raw: FileDatastore, tmp_path: Path, told: Callable[[], None]
 ) -> None:
     with cancellation_scope() as (scope, stop), ThreadPoolExecutor(1) as threads:
         with concurrency(limit, strict=True):
@@ -154,10 +166,10 @@ def test_a_cancel_ends_the_wait_for_a_slot(
 
 
 def test_the_slot_is_given_back_by_a_transfer_that_fails(
-    limit: str, raw: LocalDatastore, tmp_path: Path
+    limit: str, kept: Place, tmp_path: Path
 ) -> None:
     with pytest.raises(ObjectNotFound):
-        download(raw.path("none").as_download(), tmp_path / "here")
+        download(kept.datastore().path("none").as_download(), tmp_path / "here")
     assert active(limit) == 0
 
 
@@ -176,7 +188,7 @@ def test_the_slot_is_given_back_by_a_transfer_that_is_cancelled(limit: str) -> N
 
 
 def test_a_limit_that_does_not_exist_is_an_error_that_says_how_to_make_it(
-    raw: LocalDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: FileDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "nobody-made-it")
     with pytest.raises(ConfigurationError, match="prefect gcl create nobody-made-it --limit"):

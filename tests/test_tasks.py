@@ -1,33 +1,41 @@
-"""Data is there when a block begins, results are stored when it ends well; each move is a task run."""
+"""Data is there when a block begins, results are stored when it ends well; each move is a task run.
+
+Where it comes from and goes to is a place of each kind. What is about this machine's side alone, and
+takes a flow run, is tried with one.
+"""
 
 import asyncio
 import copy
 import inspect
 import pickle
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import fill
-from places import Place
+from oracle import fill, stored
+from places import LocalPlace, Place
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.futures import wait
 from prefect.runtime import flow_run
+from servers.faults import Fault
+from small_stores import make_tree
 
 from prefect_datastores import (
     DataReference,
     Datastore,
-    LocalDatastore,
     download,
     stage,
     staged,
     upload,
 )
+from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import (
     ConfigurationError,
     ContainerNotFound,
@@ -36,9 +44,10 @@ from prefect_datastores.errors import (
     NameCollision,
     ObjectNotFound,
 )
+from prefect_datastores.names import ObjectName
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.stage import Staged
-from prefect_datastores.testing import get
+from prefect_datastores.testing import put
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "here")
 
@@ -53,41 +62,79 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+KINDS = ("local", "blob", "share", "lake")
+RAW = {
+    "mnist/train.csv": b"1,2\n",
+    "mnist/deep/test.csv": b"3,4\n",
+    "mnist2/other.csv": b"5,6\n",
+    "notes.txt": b"read me\n",
+}
+of_one_kind = pytest.mark.parametrize("kind", ["local"])
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of every place of a test."""
+    made: str = request.param
+    return made
+
+
 @pytest.fixture
-def raw(tmp_path: Path) -> LocalDatastore:
+def raw_place(new_place: Callable[[str], Any], kind: str) -> Place:
+    """A place with a few files."""
+    made: Place = new_place(kind)
+    fill(made.store, RAW)
+    return made
+
+
+@pytest.fixture
+def raw(raw_place: Place) -> FileDatastore:
     """A datastore with a few files."""
-    for name, content in {
-        "mnist/train.csv": "1,2\n",
-        "mnist/deep/test.csv": "3,4\n",
-        "mnist2/other.csv": "5,6\n",
-        "notes.txt": "read me\n",
-    }.items():
-        path = tmp_path / "raw" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return LocalDatastore(root=str(tmp_path / "raw"))
+    return raw_place.datastore()
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> LocalDatastore:
+def models(new_place: Callable[[str], Any], kind: str) -> FileDatastore:
     """An empty datastore."""
-    (tmp_path / "models").mkdir()
-    return LocalDatastore(root=str(tmp_path / "models"))
+    made: Place = new_place(kind)
+    return made.datastore()
 
 
 @pytest.fixture
-def registered() -> Iterator[Callable[[Path], str]]:
-    """Registers folders under names that no other test has."""
-    names: list[str] = []
+def endless(raw_place: Any) -> Iterator[FileDatastore]:
+    """The files of `raw`, and one, `large/zeros`, that is longer on its way than any test."""
+    with ExitStack() as stack:
+        if isinstance(raw_place, LocalPlace):
+            (raw_place.root / "large").mkdir()
+            with (raw_place.root / "large/zeros").open("wb") as file:
+                file.truncate(8 * 2**30)
+            yield raw_place.datastore()
+        else:
+            put(raw_place.store, "large/zeros", bytes(2**20))
+            hangs = Fault(r"GET \S+/large/zeros", "hang", times=None)
+            yield raw_place.datastore(stack.enter_context(raw_place.through(hangs)).ports)
 
-    def register(root: Path) -> str:
-        names.append(f"ds_{uuid.uuid4().hex[:12]}")
-        Datastore.register_local(names[-1], root)
-        return names[-1]
 
-    yield register
-    for name in names:
-        Datastore.unregister(name)
+@pytest.fixture
+def registered(raw_place: Place) -> Iterator[str]:
+    """The name by which `raw` is registered, which no other test has."""
+    name = f"ds_{uuid.uuid4().hex[:12]}"
+    raw_place.register(name)
+    yield name
+    Datastore.unregister(name)
+
+
+def held(datastore: FileDatastore) -> dict[str, str]:
+    """What a datastore holds."""
+    with datastore.open_store() as store:
+        return {name: content.decode() for name, content in stored(store).items()}
+
+
+def forget(datastore: FileDatastore, name: str) -> None:
+    """Delete an object, which need not be there."""
+    with datastore.open_store() as store:
+        if name in stored(store):
+            store.delete(ObjectName(name))
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -131,7 +178,7 @@ MNIST = {"deep/test.csv": "3,4\n", "train.csv": "1,2\n"}
 
 
 def test_a_folder_is_downloaded_as_its_content_and_a_file_as_itself(
-    raw: LocalDatastore, here: Path
+    raw: FileDatastore, here: Path
 ) -> None:
     @flow
     def stage_both() -> tuple[Path, Path, Path]:
@@ -147,7 +194,7 @@ def test_a_folder_is_downloaded_as_its_content_and_a_file_as_itself(
     assert (default, files(default)) == (here / "data/digits", MNIST)
 
 
-def test_globs_choose_what_is_downloaded(raw: LocalDatastore, here: Path) -> None:
+def test_globs_choose_what_is_downloaded(raw: FileDatastore, here: Path) -> None:
     @flow
     def some() -> None:
         download(raw.as_download(include=["*.csv"], exclude=["mnist2"]), here / "csv")
@@ -156,17 +203,17 @@ def test_globs_choose_what_is_downloaded(raw: LocalDatastore, here: Path) -> Non
     assert files(here / "csv") == {f"mnist/{name}": text for name, text in MNIST.items()}
 
 
-def test_what_is_to_be_mounted_can_be_downloaded_as_well(raw: LocalDatastore, here: Path) -> None:
+def test_what_is_to_be_mounted_can_be_downloaded_as_well(raw: FileDatastore, here: Path) -> None:
     @flow
-    def fetched(reference: Any) -> Path:
-        return download(reference, here / "data")
+    def fetched() -> list[Path]:
+        references = (raw.path("mnist"), raw.path("mnist").as_mount())
+        return [download(each, here / f"{n}") for n, each in enumerate(references)]
 
-    for reference in (raw.path("mnist"), raw.path("mnist").as_mount()):
-        assert files(fetched(reference)) == MNIST
+    assert [files(path) for path in fetched()] == [MNIST, MNIST]
 
 
 @pytest.mark.usefixtures("no_mounts")
-def test_a_mount_falls_back_to_the_same_paths_or_says_that_it_cannot(raw: LocalDatastore) -> None:
+def test_a_mount_falls_back_to_the_same_paths_or_says_that_it_cannot(raw: FileDatastore) -> None:
     with stage(data=raw.path("mnist").as_mount(fallback="download")) as s:
         assert files(s.data) == MNIST
         assert not s.data.is_symlink()
@@ -176,24 +223,26 @@ def test_a_mount_falls_back_to_the_same_paths_or_says_that_it_cannot(raw: LocalD
                 pytest.fail("the block ran")
 
 
-def test_what_is_to_be_uploaded_is_not_downloaded(raw: LocalDatastore) -> None:
+def test_what_is_to_be_uploaded_is_not_downloaded(raw: FileDatastore) -> None:
     with pytest.raises(ConfigurationError, match="is to be uploaded; it cannot be downloaded"):
         download.fn(raw.path("mnist").as_upload("x"))
 
 
-def test_nothing_there_is_an_error_that_says_where(raw: LocalDatastore, here: Path) -> None:
+def test_nothing_there_is_an_error_that_says_where(raw: FileDatastore, here: Path) -> None:
     @flow
     def missing(reference: DataReference) -> Path:
         return download(reference, here / "data")
 
-    with pytest.raises(ObjectNotFound, match=r"nothing at 'mnis' in file://.*allow_empty=True"):
+    says = f"nothing at 'mnis' in {re.escape(raw.url)}.*allow_empty=True"
+    with pytest.raises(ObjectNotFound, match=says):
         missing(raw.path("mnis").as_download())
     with pytest.raises(ObjectNotFound, match=r"include=\['\*.png'\]"):
-        missing(raw.path("mnist").as_download(include=["*.png"]))
-    assert files(missing(raw.path("mnis").as_download(allow_empty=True))) == {}
+        download(raw.path("mnist").as_download(include=["*.png"]), here / "data")
+    nothing = download(raw.path("mnis").as_download(allow_empty=True), here / "data")
+    assert files(nothing) == {}
 
 
-def test_a_folder_and_a_file_are_uploaded(models: LocalDatastore, here: Path) -> None:
+def test_a_folder_and_a_file_are_uploaded(models: FileDatastore, here: Path) -> None:
     (here / "out/deep").mkdir(parents=True)
     (here / "out/model.pkl").write_text("model")
     (here / "out/deep/log").write_text("log")
@@ -208,7 +257,7 @@ def test_a_folder_and_a_file_are_uploaded(models: LocalDatastore, here: Path) ->
         ]
 
     assert store() == [2, 1, 1, 1]
-    assert files(Path(models.root)) == {
+    assert held(models) == {
         "best/model.pkl": "model",
         "last/model.pkl": "model",
         "model.pkl": "model",
@@ -217,8 +266,9 @@ def test_a_folder_and_a_file_are_uploaded(models: LocalDatastore, here: Path) ->
     }
 
 
+@of_one_kind
 def test_a_missing_source_is_an_error_unless_it_may_be_empty(
-    models: LocalDatastore, here: Path
+    models: FileDatastore, here: Path
 ) -> None:
     (here / "empty").mkdir()
 
@@ -237,9 +287,9 @@ def test_a_missing_source_is_an_error_unless_it_may_be_empty(
 
 
 def test_a_task_run_is_named_by_its_reference_and_tells_what_it_did(
-    raw: LocalDatastore, registered: Callable[[Path], str], here: Path
+    registered: str, here: Path
 ) -> None:
-    name = registered(Path(raw.root))
+    name = registered
     (here / "new.txt").write_text("new")
 
     @flow
@@ -276,7 +326,7 @@ def test_a_task_run_is_named_by_its_reference_and_tells_what_it_did(
 
 
 def test_progress_of_what_need_not_be_moved_ends_at_100_as_well(
-    raw: LocalDatastore, here: Path
+    raw: FileDatastore, here: Path
 ) -> None:
     @flow
     def again() -> str:
@@ -289,10 +339,8 @@ def test_progress_of_what_need_not_be_moved_ends_at_100_as_well(
     assert [item["data"] for item in made if item["type"] == "progress"] == [100.0] * 4
 
 
-def test_a_reference_alone_is_found_by_its_datastores_name(
-    raw: LocalDatastore, registered: Callable[[Path], str], here: Path
-) -> None:
-    name = registered(Path(raw.root))
+def test_a_reference_alone_is_found_by_its_datastores_name(registered: str, here: Path) -> None:
+    name = registered
 
     @flow
     def fetch(reference: DataReference) -> Path:
@@ -305,24 +353,9 @@ def test_a_reference_alone_is_found_by_its_datastores_name(
         fetch(DataReference(datastore=f"no_{name}", mode="download"))
 
 
-def test_each_kind_of_datastore_is_staged_like_files(kept: Place, here: Path) -> None:
-    mine = {"train.csv": b"1,2\n", "deep/test.csv": b"3,4\n"}
-    fill(kept.store, {**{f"mnist/{name}": data for name, data in mine.items()}, "mnist2/x": b"5"})
-    store: Any = kept.datastore()
-
-    @flow
-    def train() -> None:
-        with stage(
-            data=store.path("mnist").as_download(),
-            one=store.path("mnist/train.csv").as_mount(fallback="download"),
-            out=store.path("models").as_upload(),
-        ) as s:
-            assert files(s.data) == MNIST
-            assert (s.one.name, s.one.read_text()) == ("train.csv", "1,2\n")
-            (s.out / "model.pkl").write_text("model")
-
-    train()
-    assert get(kept.store, "models/model.pkl") == b"model"
+def test_one_file_of_each_kind_is_staged_as_itself(raw: FileDatastore) -> None:
+    with stage(one=raw.path("mnist/train.csv").as_mount(fallback="download")) as s:
+        assert (s.one.name, s.one.read_text()) == ("train.csv", "1,2\n")
 
 
 # -- stage ----------------------------------------------------------------------------------------
@@ -334,7 +367,7 @@ def use(s: Staged) -> None:
     (s.model / "model.pkl").write_text("model")
 
 
-def references(raw: LocalDatastore, models: LocalDatastore, **when: Any) -> dict[str, Any]:
+def references(raw: FileDatastore, models: FileDatastore, **when: Any) -> dict[str, Any]:
     return {
         "data": raw.path("mnist").as_download(),
         "model": models.path("churn").as_upload(**when),
@@ -357,15 +390,20 @@ def outside(body: Callable[[], None]) -> None:
     body()
 
 
-@pytest.fixture(params=[in_a_flow, in_a_task, outside], ids=lambda place: place.__name__)
-def place(request: pytest.FixtureRequest) -> Callable[[Callable[[], None]], None]:
-    """Runs a function in a flow, in a task, or without Prefect."""
-    chosen: Callable[[Callable[[], None]], None] = request.param
-    return chosen
+_WAYS: list[tuple[Callable[..., None], str]] = [
+    *((outside, kind) for kind in KINDS),
+    *((in_a_flow, kind) for kind in ("local", "share")),
+    *((in_a_task, kind) for kind in ("blob", "lake")),
+]
+each_way = pytest.mark.parametrize(
+    ("way", "kind"), _WAYS, ids=[f"{way.__name__}-{kind}" for way, kind in _WAYS]
+)
+"""Calls a function in a flow, in a task, or without Prefect; with places of each kind."""
 
 
+@each_way
 def test_a_block_finds_its_data_and_its_results_are_stored(
-    place: Any, raw: LocalDatastore, models: LocalDatastore
+    way: Any, raw: FileDatastore, models: FileDatastore
 ) -> None:
     seen: list[Staged] = []
 
@@ -373,16 +411,16 @@ def test_a_block_finds_its_data_and_its_results_are_stored(
         with stage(**references(raw, models)) as s:
             seen.append(s)
             use(s)
-            assert files(Path(models.root)) == {}
+            assert held(models) == {}
 
-    place(body)
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    way(body)
+    assert held(models) == {"churn/model.pkl": "model"}
     assert seen[0].reports["model"].count == 1
     assert left_in_scratch() == []
     assert not seen[0].data.exists()
 
 
-def test_an_async_block_does_the_same(raw: LocalDatastore, models: LocalDatastore) -> None:
+def test_an_async_block_does_the_same(raw: FileDatastore, models: FileDatastore) -> None:
     @flow
     async def train() -> str:
         async with stage(**references(raw, models)) as s:
@@ -394,26 +432,31 @@ def test_an_async_block_does_the_same(raw: LocalDatastore, models: LocalDatastor
             use(s)
 
     run_id = asyncio.run(train())
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    assert held(models) == {"churn/model.pkl": "model"}
     assert {run["task_key"].partition("-")[0] for run in task_runs(run_id).values()} == {
         *("download", "upload"),
     }
-    (Path(models.root) / "churn/model.pkl").unlink()
+    forget(models, "churn/model.pkl")
     asyncio.run(without_prefect())
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    assert held(models) == {"churn/model.pkl": "model"}
     assert left_in_scratch() == []
 
 
 @pytest.mark.parametrize(
-    ("when", "after_success", "after_failure"),
-    [("success", True, False), ("always", True, True), ("failure", False, True)],
+    ("when", "after_success", "after_failure", "kind"),
+    [
+        ("success", True, False, "local"),
+        ("success", True, False, "share"),
+        ("always", True, True, "blob"),
+        ("failure", False, True, "lake"),
+    ],
 )
 def test_the_outcome_decides_what_is_uploaded(
     when: str,
     after_success: bool,
     after_failure: bool,
-    raw: LocalDatastore,
-    models: LocalDatastore,
+    raw: FileDatastore,
+    models: FileDatastore,
 ) -> None:
     @flow
     def train(fails: bool) -> None:
@@ -423,17 +466,17 @@ def test_the_outcome_decides_what_is_uploaded(
                 raise ZeroDivisionError("a bad model")
 
     train(fails=False)
-    assert bool(files(Path(models.root))) == after_success
-    (Path(models.root) / "churn/model.pkl").unlink(missing_ok=True)
+    assert bool(held(models)) == after_success
+    forget(models, "churn/model.pkl")
     with pytest.raises(ZeroDivisionError, match="a bad model"):
         train(fails=True)
-    assert bool(files(Path(models.root))) == after_failure
+    assert bool(held(models)) == after_failure
     assert left_in_scratch() == []
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 def test_a_block_that_is_interrupted_uploads_nothing(
-    interruption: type[BaseException], models: LocalDatastore
+    interruption: type[BaseException], models: FileDatastore
 ) -> None:
     def interrupted() -> None:
         with stage(model=models.path("churn").as_upload(when="always")) as s:
@@ -442,22 +485,24 @@ def test_a_block_that_is_interrupted_uploads_nothing(
 
     with pytest.raises(interruption):
         interrupted()
-    assert files(Path(models.root)) == {}
+    assert held(models) == {}
     assert left_in_scratch() == []
 
 
+@each_way
 def test_an_upload_that_fails_after_a_failure_does_not_hide_it(
-    place: Any, raw: LocalDatastore, models: LocalDatastore
+    way: Any, raw: FileDatastore, models: FileDatastore
 ) -> None:
     def body() -> None:
         with stage(model=models.path("churn").as_upload("never.pkl", when="always")):
             raise ZeroDivisionError("the block's own error")
 
     with pytest.raises(ZeroDivisionError, match="the block's own error"):
-        place(body)
+        way(body)
 
 
-def test_a_result_that_was_never_written_is_an_error(place: Any, models: LocalDatastore) -> None:
+@each_way
+def test_a_result_that_was_never_written_is_an_error(way: Any, models: FileDatastore) -> None:
     def nothing() -> None:
         with stage(model=models.path("churn").as_upload("never.pkl")):
             pass
@@ -467,54 +512,57 @@ def test_a_result_that_was_never_written_is_an_error(place: Any, models: LocalDa
             pass
 
     with pytest.raises(ObjectNotFound, match=r"never.pkl does not exist"):
-        place(nothing)
+        way(nothing)
     with pytest.raises(ObjectNotFound, match=r"has no files"):
-        place(empty)
+        way(empty)
 
 
+@each_way
 def test_an_upload_that_cannot_work_is_refused_before_the_block(
-    place: Any, raw: LocalDatastore, tmp_path: Path
+    way: Any, raw: FileDatastore, new_place: Callable[[str], Any], kind: str
 ) -> None:
-    gone = LocalDatastore(root=str(tmp_path / "gone"))
+    there: Place = new_place(kind)
+    gone = there.datastore()
+    there.destroy()
     ran: list[str] = []
 
     def body() -> None:
         with stage(data=raw.path("mnist").as_download(), model=gone.path("x").as_upload()):
             ran.append("block")
 
-    with pytest.raises(ContainerNotFound, match="gone does not exist"):
-        place(body)
+    with pytest.raises(ContainerNotFound, match="does not exist"):
+        way(body)
     assert ran == []
     assert left_in_scratch() == []
 
 
+@each_way
 def test_a_download_that_fails_stops_the_others_and_leaves_nothing(
-    place: Any, raw: LocalDatastore, tmp_path: Path
+    way: Any, endless: FileDatastore
 ) -> None:
-    with (tmp_path / "raw/large").open("wb") as file:
-        file.truncate(4 * 2**30)
     ran: list[str] = []
     runs: list[str] = []
 
     def body() -> None:
         runs.append(str(flow_run.id or ""))
         with stage(
-            wrong=raw.path("no such thing").as_download(), large=raw.path("large").as_download()
+            wrong=endless.path("no such thing").as_download(),
+            large=endless.path("large").as_download(),
         ):
             ran.append("block")
 
     with pytest.raises(ObjectNotFound, match="nothing at 'no such thing'"):
-        place(body)
+        way(body)
     assert ran == []
     assert our_threads() == []
     assert left_in_scratch() == []
-    if place is in_a_flow:
+    if way is in_a_flow:
         messages = {name: run["state"]["message"] for name, run in task_runs(runs[0]).items()}
-        assert "The transfer was cancelled." in messages[f"download {raw.name}:large"]
+        assert "The transfer was cancelled." in messages[f"download {endless.name}:large"]
 
 
 def test_data_with_a_path_on_compute_is_there_and_stays(
-    raw: LocalDatastore, models: LocalDatastore, here: Path, tmp_path: Path
+    raw: FileDatastore, models: FileDatastore, here: Path, tmp_path: Path
 ) -> None:
     def work(folder: Path | None) -> None:
         with stage(
@@ -531,11 +579,11 @@ def test_data_with_a_path_on_compute_is_there_and_stays(
     assert files(here) == {"out/model.pkl": "model", **{f"in/{k}": v for k, v in MNIST.items()}}
     work(tmp_path / "elsewhere")
     assert "in/train.csv" in files(tmp_path / "elsewhere")
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    assert held(models) == {"churn/model.pkl": "model"}
 
 
 def test_references_by_position_have_their_own_names(
-    raw: LocalDatastore, models: LocalDatastore
+    raw: FileDatastore, models: FileDatastore
 ) -> None:
     data = raw.path("mnist", "digits").as_download()
     with stage(data, models.path("churn", "model").as_upload()) as s:
@@ -552,7 +600,7 @@ def test_references_by_position_have_their_own_names(
 
 
 @pytest.mark.usefixtures("no_mounts")
-def test_a_mount_without_fallback_is_refused_before_anything_moves(raw: LocalDatastore) -> None:
+def test_a_mount_without_fallback_is_refused_before_anything_moves(raw: FileDatastore) -> None:
     with (
         pytest.raises(MountUnavailable),
         stage(data=raw.path("mnist").as_download("data"), mounted=raw.path("mnist2").as_mount()),
@@ -562,7 +610,7 @@ def test_a_mount_without_fallback_is_refused_before_anything_moves(raw: LocalDat
 
 
 def test_the_environment_of_a_script_names_every_place(
-    raw: LocalDatastore, models: LocalDatastore
+    raw: FileDatastore, models: FileDatastore
 ) -> None:
     data = raw.path("mnist", "Digits").as_download()
     with stage(data=data, model=models.path("m", "model").as_upload(allow_empty=True)) as s:
@@ -576,7 +624,8 @@ def test_the_environment_of_a_script_names_every_place(
             _ = s.modle
 
 
-def test_all_that_is_staged_can_be_handed_to_a_task(raw: LocalDatastore) -> None:
+@of_one_kind
+def test_all_that_is_staged_can_be_handed_to_a_task(raw: FileDatastore) -> None:
     @task
     def names(s: Staged) -> list[str]:
         return sorted(files(s.data))
@@ -592,7 +641,7 @@ def test_all_that_is_staged_can_be_handed_to_a_task(raw: LocalDatastore) -> None
 
 
 def test_a_task_that_uses_the_data_holds_the_upload_back(
-    raw: LocalDatastore, models: LocalDatastore
+    raw: FileDatastore, models: FileDatastore
 ) -> None:
     @task
     def fit(data: Path, model: Path) -> int:
@@ -606,7 +655,7 @@ def test_a_task_that_uses_the_data_holds_the_upload_back(
         return str(flow_run.id)
 
     runs = task_runs(train())
-    assert files(Path(models.root)) == {"churn/model.pkl": "2 files"}
+    assert held(models) == {"churn/model.pkl": "2 files"}
     by_kind = {run["task_key"].partition("-")[0]: run for run in runs.values()}
     assert by_kind["download"]["end_time"] <= by_kind["fit"]["start_time"]
     assert by_kind["fit"]["end_time"] <= by_kind["upload"]["start_time"]
@@ -615,8 +664,9 @@ def test_a_task_that_uses_the_data_holds_the_upload_back(
 # -- staged ---------------------------------------------------------------------------------------
 
 
+@of_one_kind
 def test_a_staged_flow_gets_paths_that_are_not_its_parameters(
-    raw: LocalDatastore, models: LocalDatastore
+    raw: FileDatastore, models: FileDatastore
 ) -> None:
     @flow
     @staged(data=raw.path("mnist").as_download(), model=models.path("churn").as_upload())
@@ -629,12 +679,13 @@ def test_a_staged_flow_gets_paths_that_are_not_its_parameters(
     assert list(inspect.signature(train.fn).parameters) == ["rate", "epochs"]
     assert train(0.1) == (2, 0.1, 3)
     assert train(rate="0.5", epochs=1) == (2, 0.5, 1)  # type: ignore[call-arg, arg-type]
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    assert held(models) == {"churn/model.pkl": "model"}
     with pytest.raises(TypeError, match="data"):
         train(0.1, data=Path())  # type: ignore[call-arg]
 
 
-def test_a_staged_task_is_called_in_every_way(raw: LocalDatastore) -> None:
+@of_one_kind
+def test_a_staged_task_is_called_in_every_way(raw: FileDatastore) -> None:
     @task
     @staged(data=raw.path("mnist").as_download())
     def count(factor: int, data: Path, offset: int = 0) -> int:
@@ -659,7 +710,7 @@ def test_a_staged_task_is_called_in_every_way(raw: LocalDatastore) -> None:
     assert left_in_scratch() == []
 
 
-def test_staged_async_functions_are_awaited(raw: LocalDatastore, models: LocalDatastore) -> None:
+def test_staged_async_functions_are_awaited(raw: FileDatastore, models: FileDatastore) -> None:
     @task
     @staged(data=raw.path("mnist").as_download())
     async def count(factor: int, data: Path) -> int:
@@ -676,10 +727,10 @@ def test_staged_async_functions_are_awaited(raw: LocalDatastore, models: LocalDa
     assert count.isasync
     assert list(train.parameters.properties) == ["rate"]
     assert asyncio.run(train(0.1)) == 6
-    assert files(Path(models.root)) == {"churn/model.pkl": "model"}
+    assert held(models) == {"churn/model.pkl": "model"}
 
 
-def test_a_staged_function_may_take_anything(raw: LocalDatastore) -> None:
+def test_a_staged_function_may_take_anything(raw: FileDatastore) -> None:
     @staged(data=raw.path("mnist").as_download())
     def plain(first: int, /, *rest: int, data: Path, **more: int) -> tuple[Any, ...]:
         return first, rest, len(files(data)), more
@@ -687,7 +738,7 @@ def test_a_staged_function_may_take_anything(raw: LocalDatastore) -> None:
     assert plain(1, 2, 3, x=4) == (1, (2, 3), 2, {"x": 4})
 
 
-def test_a_staged_function_without_the_parameter_is_refused(raw: LocalDatastore) -> None:
+def test_a_staged_function_without_the_parameter_is_refused(raw: FileDatastore) -> None:
     with pytest.raises(ConfigurationError, match=r"train\(\) has no parameter 'dta'"):
 
         @staged(dta=raw.path("mnist").as_download())
@@ -695,9 +746,8 @@ def test_a_staged_function_without_the_parameter_is_refused(raw: LocalDatastore)
             raise AssertionError
 
 
-def test_a_failed_staged_flow_publishes_nothing(
-    raw: LocalDatastore, models: LocalDatastore
-) -> None:
+@of_one_kind
+def test_a_failed_staged_flow_publishes_nothing(raw: FileDatastore, models: FileDatastore) -> None:
     @flow
     @staged(model=models.path("churn").as_upload())
     def train(model: Path) -> None:
@@ -706,28 +756,23 @@ def test_a_failed_staged_flow_publishes_nothing(
 
     with pytest.raises(ZeroDivisionError):
         train()  # type: ignore[call-arg]
-    assert files(Path(models.root)) == {}
+    assert held(models) == {}
 
 
-def test_words_of_the_staged_paths_are_no_keywords(raw: LocalDatastore) -> None:
+def test_words_of_the_staged_paths_are_no_keywords(raw: FileDatastore) -> None:
     for word in ("values", "environment", "reports"):
         with pytest.raises(ConfigurationError, match="choose another keyword"):
             stage(**{word: raw.path("mnist").as_download()})
 
 
 def test_a_cancelled_async_block_stops_and_leaves_nothing(
-    tmp_path: Path, models: LocalDatastore
+    tmp_path: Path, endless: FileDatastore
 ) -> None:
-    large = tmp_path / "large"
-    large.mkdir()
-    with (large / "zeros.bin").open("wb") as file:
-        file.truncate(8 * 2**30)
-    store = LocalDatastore(root=str(large))
     scratch = tmp_path / "scratch" / "stages"
 
     async def cancel_while_it_enters() -> None:
         async def enter() -> None:
-            async with stage(data=store.as_download()):
+            async with stage(data=endless.path("large").as_download()):
                 pytest.fail("it was cancelled before it was there")
 
         running = asyncio.create_task(enter())
@@ -742,19 +787,18 @@ def test_a_cancelled_async_block_stops_and_leaves_nothing(
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("pds-")] == []
 
 
-def test_a_stage_that_could_not_be_entered_can_be_entered_later(raw: LocalDatastore) -> None:
+def test_a_stage_that_could_not_be_entered_can_be_entered_later(
+    raw: FileDatastore, raw_place: Place
+) -> None:
     later = stage(data=raw.path("later").as_download())
     with pytest.raises(ObjectNotFound):
         later.__enter__()
-    (Path(raw.root) / "later").mkdir()
-    (Path(raw.root) / "later/x").write_text("x")
+    put(raw_place.store, "later/x", b"x")
     with later as paths:
         assert files(paths.data) == {"x": "x"}
 
 
-def test_a_generator_has_its_data_until_its_end(
-    raw: LocalDatastore, models: LocalDatastore
-) -> None:
+def test_a_generator_has_its_data_until_its_end(raw: FileDatastore, models: FileDatastore) -> None:
     references: dict[str, Any] = {
         "data": raw.path("mnist").as_download(),
         "model": models.path("m").as_upload(),
@@ -777,15 +821,16 @@ def test_a_generator_has_its_data_until_its_end(
 
     assert sorted(lines()) == ["1,2\n", "3,4\n"]
     assert sorted(asyncio.run(all_of())) == ["1,2\n", "3,4\n"]
-    assert set(files(Path(models.root))) == {"m/train.csv", "m/test.csv", "m/async"}
+    assert set(held(models)) == {"m/train.csv", "m/test.csv", "m/async"}
 
 
 def test_an_upload_of_nothing_is_an_error_unless_it_is_allowed(
-    raw: LocalDatastore, models: LocalDatastore
+    models: FileDatastore, here: Path
 ) -> None:
+    source = make_tree(here, {"notes.txt": b"read me"})
     with pytest.raises(ObjectNotFound, match="no files that the globs choose"):
-        models.upload(raw.root, include="*.cvs")
-    assert models.upload(raw.root, include="*.cvs", allow_empty=True).count == 0
+        models.upload(source, include="*.cvs")
+    assert models.upload(source, include="*.cvs", allow_empty=True).count == 0
     with pytest.raises(ObjectNotFound, match=r"notes\.txt has no files"):
-        with stage(note=models.as_upload(str(Path(raw.root) / "notes.txt"), include=["*.csv"])):
+        with stage(note=models.as_upload("notes.txt", include=["*.csv"])):
             pass

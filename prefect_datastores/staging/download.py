@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from prefect_datastores.errors import (
 from prefect_datastores.files import Folder
 from prefect_datastores.names import (
     NameRules,
+    ObjectName,
     RelativePath,
     folder_prefix,
     matcher,
@@ -35,6 +36,7 @@ from prefect_datastores.staging.cache import Cache, CacheLimits, Entry, opened
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import RunningDigest, md5_of_file
 from prefect_datastores.staging.engine import Done, Lanes, Limits, run
+from prefect_datastores.staging.folders import Folders, Place, all_of, places
 from prefect_datastores.staging.keeping import Keep, check_disk, nanoseconds_of, to_attribute
 from prefect_datastores.staging.plan import (
     FOLDER,
@@ -49,6 +51,7 @@ from prefect_datastores.staging.planned import Planned
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.report import Action, ObjectRow, TransferReport, human_bytes, plural
 from prefect_datastores.staging.resume import Receiving, Resumption, key_of
+from prefect_datastores.staging.spool import Spool
 from prefect_datastores.stores.base import (
     ObjectInfo,
     ObjectStore,
@@ -70,7 +73,8 @@ class DownloadRequest:
     With `whole_names` a file keeps its name from the store's root (as `Datastore.download` of Azure
     ML lays out files); without, it is laid out relative to `path`. With `keep_times` a file gets the
     time at which the object was last changed at the service, and with `keep_properties` what the
-    service keeps of the object beside its content, in an extended attribute. With `require_digest` an object of
+    service keeps of the object beside its content, in an extended attribute; so do folders, where
+    the service has such. With `require_digest` an object of
     which the service holds no MD5 fails, unless it is empty: then its length says all.
     """
 
@@ -177,12 +181,16 @@ def download(
         if request.keep_properties:
             check_disk(folder)
         planning, listing = _planning(store, folder, request)
+        limits, keep = limits or Limits(), Keep(request.keep_times, request.keep_properties)
+        folders, empty = Folders(store, folder, keep, limits, cancellation), places()
 
         def finish() -> None:
             made = _finished(planning, store, request)
             _check_room(made, folder)
             for directory in made.directories:
-                folder.make_directory(directory)
+                is_new = folder.make_directory(directory)
+                if folders.are_kept and (is_new or request.overwrite != "skip"):
+                    empty.append(_place_of(directory, planning.prefix))
 
         def tell() -> None:
             progress.grow(len(planning.fetches), planning.size)
@@ -201,14 +209,36 @@ def download(
                 fetching.fetch,
                 _failed,
                 begin=fetching.begin,
-                limits=limits or Limits(),
+                limits=limits,
                 cancellation=cancellation,
                 progress=progress,
             )
+        if folders.are_kept and (failed := _keep_folders(folders, planning, rows, empty, request)):
+            rows = (*rows, *failed)
         folder.flush()
     report = TransferReport(False, source, str(destination), rows, time.monotonic() - began)
     raise_failures(report)
     return report
+
+
+def _keep_folders(
+    folders: Folders,
+    planning: DownloadPlanning,
+    rows: Sequence[ObjectRow],
+    empty: Spool[Place],
+    request: DownloadRequest,
+) -> list[ObjectRow]:
+    """Give the folders of a download what is kept of them; return a row for each that failed."""
+    if request.overwrite == "skip":
+        moved = (row for row in rows if row.action == "moved")
+        found = (Place(RelativePath(row.path), ObjectName(row.name)) for row in moved)
+    else:
+        found = (Place(item.path, item.name) for item in planning.fetches)
+    return folders.receive(all_of(found, empty))
+
+
+def _place_of(path: RelativePath, prefix: str) -> Place:
+    return Place(path, ObjectName(f"{prefix}{path}"))
 
 
 def raise_failures(report: TransferReport) -> None:

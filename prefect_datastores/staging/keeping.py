@@ -72,8 +72,12 @@ def to_attribute(kind: str, properties: Mapping[str, str]) -> bytes:
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
 
-def from_attribute(value: bytes | None, kind: str, path: object) -> Mapping[str, str] | None:
-    """Return the properties that a file has of an object of that kind of service, or None.
+def from_attribute(
+    value: bytes | None, kind: str, path: object, outcome: str = "the file was not stored"
+) -> Mapping[str, str] | None:
+    """Return the properties that a file or folder has of an object of that kind of service, or None.
+
+    `outcome` says what becomes of it where they are damaged.
 
     Raises:
         TransferError: what the file has is damaged, or of a later version of this package.
@@ -90,7 +94,7 @@ def from_attribute(value: bytes | None, kind: str, path: object) -> Mapping[str,
         version, of, is_whole = None, None, False
     if version != _VERSION or not is_whole:
         raise TransferError(
-            f"The properties that are kept with {path} cannot be read; the file was not stored. Download it once "
+            f"The properties that are kept with {path} cannot be read; {outcome}. Download it once "
             "more with keep_properties=True, take the attribute user.prefect_datastores.properties off, or leave "
             "keep_properties out."
         )

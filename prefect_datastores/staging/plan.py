@@ -123,6 +123,8 @@ class DownloadPlanning:
         self._overwrite, self._size_at = overwrite, size_at
         self._check = name_check(rules)
         self._taken = _Taken("The destination")
+        self.prefix = "" if selection.whole_names else selection.prefix
+        """What comes before the path of an object in its name."""
         self.fetches = Spool(_pack_fetch, _unpack_fetch)
         self.directories: Spool[RelativePath] = Spool(str, RelativePath)
         self.size = self.needed = 0

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from functools import partial
@@ -23,11 +23,18 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.files import Folder, local_error, read_attribute
-from prefect_datastores.names import ObjectName, RelativePath, folder_prefix, normal_path
+from prefect_datastores.names import (
+    ObjectName,
+    RelativePath,
+    folder_prefix,
+    join,
+    normal_path,
+)
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import SMALL, failed_row, raise_failures
 from prefect_datastores.staging.engine import Lanes, Limits, run
+from prefect_datastores.staging.folders import Folders, Place, all_of, check_folders
 from prefect_datastores.staging.generations import is_kept_for_publishing
 from prefect_datastores.staging.keeping import NOTHING, Keep, from_attribute, to_microseconds
 from prefect_datastores.staging.lookup import Lookup
@@ -105,7 +112,8 @@ def upload(
     """Store the files of `source` below `target`; return only when each is committed.
 
     With `keep`, objects get the times of the files, and the properties that files have of objects
-    of the same kind of service; else, of what they replace. What is the same is left as it is.
+    of the same kind of service; else, of what they replace. What is the same is left as it is. Where
+    the service has folders, those get theirs, and empty ones are made.
 
     With `journals`, a folder of this user on this machine, an upload that was interrupted is gone
     on with where the service kept parts of it.
@@ -120,8 +128,12 @@ def upload(
     began, progress, target = time.monotonic(), progress or Silent(), normal_path(target)
     made = plan(store, source, target, overwrite)
     destination = f"{store.url}/{target}".rstrip("/")
+    limits, cancellation = limits or Limits(), cancellation or Cancellation()
     with ExitStack() as opened:
         folder = opened.enter_context(Folder(source.root))
+        folders = Folders(store, folder, keep, limits, cancellation)
+        if folders.are_kept:
+            check_folders(source.folders, target, store.name_rules())
         resumption = _resumption(opened, journals, destination) if journals else None
         progress.begin(f"Uploading to {store.url}", len(made.sends), made.size)
         with _Sending(store, folder, overwrite, resumption, keep) as sending:
@@ -130,10 +142,14 @@ def upload(
                 sending.send,
                 _failed,
                 begin=sending.begin,
-                limits=limits or Limits(),
-                cancellation=cancellation or Cancellation(),
+                limits=limits,
+                cancellation=cancellation,
                 progress=progress,
             )
+        if folders.are_kept and (
+            failed := _keep_folders(folders, source, target, made, rows, overwrite)
+        ):
+            rows = (*rows, *failed)
     everything = rows
     if source.ignored:
         everything = (*rows, *source.ignored)
@@ -168,6 +184,28 @@ def store_file(
         return sending.move(item, fd, lanes)
     finally:
         os.close(fd)
+
+
+def _keep_folders(
+    folders: Folders,
+    source: Source,
+    target: str,
+    made: UploadPlan,
+    rows: Sequence[ObjectRow],
+    overwrite: Overwrite,
+) -> list[ObjectRow]:
+    """Give the folders of an upload what is kept of them; return a row for each that failed."""
+    is_kept = overwrite == "skip"  # what is there
+    empty, failed = folders.make(
+        (Place(path, ObjectName(join(target, str(path)))) for path in source.folders),
+        only_new=is_kept,
+    )
+    if is_kept:
+        moved = (row for row in rows if row.action == "moved")
+        found = (Place(RelativePath(row.path), ObjectName(row.name)) for row in moved)
+    else:
+        found = (Place(item.source.relative, item.name) for item in made.sends)
+    return failed + folders.send(all_of(found, empty))
 
 
 def _resumption(opened: ExitStack, journals: Path, destination: str) -> Resumption | None:

@@ -19,10 +19,14 @@ from prefect_datastores.workspaces import is_part
 
 @dataclass
 class Source:
-    """Files below `root` in the order of their whole names, and rows for what is there but is not transferred."""
+    """Files below `root` in the order of their whole names, and rows for what is there but is not transferred.
+
+    `folders` are those with nothing in them.
+    """
 
     root: Path
     files: Spool[SourceFile] = field(default_factory=source_files)
+    folders: Spool[RelativePath] = field(default_factory=lambda: Spool(str, RelativePath))
     ignored: list[ObjectRow] = field(default_factory=list)
 
     def keep(self, wanted: Callable[[SourceFile], bool]) -> None:
@@ -52,13 +56,17 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
         raise ConfigurationError(f"The source folder {root} {what}.")
     source, match, check = Source(root), matcher(include, exclude), NameCheck(NameRules())
     for relative, path in _walk(root, ""):
-        if not match.match(relative):
+        is_empty_folder = relative.endswith("/")
+        if not match.match(relative.rstrip("/")):
             continue
         if is_part(path.name):
             source.ignore(relative, "what an interrupted transfer left")
             continue
         try:
-            _take(source, relative, path)
+            if is_empty_folder:
+                source.folders.append(RelativePath(relative[:-1]))
+            else:
+                _take(source, relative, path)
         except UnsafeName as fault:
             check.refuse(fault)
     check.raise_faults("the source")
@@ -66,7 +74,10 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
 
 
 def _walk(folder: Path, shown: str) -> Iterator[tuple[str, Path]]:
-    """Give what is there in the order of whole names: a folder sorts by its name with a `/`."""
+    """Give what is there in the order of whole names: a folder sorts by its name with a `/`.
+
+    A folder is given itself, by that name, where nothing is in it.
+    """
     try:
         with os.scandir(folder) as entries:
             found = sorted(
@@ -74,6 +85,8 @@ def _walk(folder: Path, shown: str) -> Iterator[tuple[str, Path]]:
             )
     except OSError as error:
         raise local_error(error, folder) from error
+    if not found and shown:
+        yield shown, folder
     for name in found:
         if name.endswith("/"):
             yield from _walk(folder / name[:-1], f"{shown}{name}")

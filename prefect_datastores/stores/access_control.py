@@ -18,33 +18,41 @@ _HEADERS = {
 # An object id, a name of the directory, or "$superuser"; a line break would end its header.
 _NAME = r"[\x21-\x2b\x2d-\x39\x3b-\x7e]{1,256}"
 _ENTRY = rf"(?:user|group|mask|other):(?:{_NAME})?:[r-][w-][x-]"
+_DEFAULT = rf"(?:default:)?{_ENTRY}"  # what is made in a folder begins with those
 _SHAPES = {
     "owner": re.compile(_NAME),
     "group": re.compile(_NAME),
     "permissions": re.compile(r"(?:[r-][w-][xsS-]){2}[r-][w-][xtT-]\+?"),
     "acl": re.compile(rf"{_ENTRY}(?:,{_ENTRY})*"),
 }
+_SHAPES_OF_FOLDER = {**_SHAPES, "acl": re.compile(rf"{_DEFAULT}(?:,{_DEFAULT})*")}
 
 
-def checked(properties: Mapping[str, str], where: str) -> dict[str, str]:
-    """Return properties that can be those of a file of a data lake, and that nothing else hides in.
+def checked(
+    properties: Mapping[str, str], where: str, *, of_folder: bool = False
+) -> dict[str, str]:
+    """Return properties that can be those of a file (or folder) of a data lake, and that nothing else hides in.
 
     Raises:
         TransferError: they cannot.
     """
-    found = dict(properties)
-    if not all(name in _SHAPES and _SHAPES[name].fullmatch(text) for name, text in found.items()):
+    found, shapes = dict(properties), _SHAPES_OF_FOLDER if of_folder else _SHAPES
+    if not all(name in shapes and shapes[name].fullmatch(text) for name, text in found.items()):
         raise TransferError(
-            f"The access control for {where} is none that a file of a data lake can have; it was not used. Leave "
+            f"The access control for {where} is none that a {'folder' if of_folder else 'file'} of a data lake can "
+            "have; it was not used. Leave "
             "keep_properties out, or, where a local file has it, download it once more with keep_properties=True."
         )
     return found
 
 
-def told_properties(headers: Mapping[str, str], where: str) -> dict[str, str]:
-    """Return what an answer tells of a file."""
+def told_properties(
+    headers: Mapping[str, str], where: str, *, of_folder: bool = False
+) -> dict[str, str]:
+    """Return what an answer tells of a file or a folder."""
     told = {name: headers.get(header, "") for name, header in _HEADERS.items()}
-    return checked({name: text for name, text in told.items() if text}, where)
+    found = {name: text for name, text in told.items() if text}
+    return checked(found, where, of_folder=of_folder)
 
 
 def changing_headers(wanted: Mapping[str, str], has: Mapping[str, str]) -> dict[str, str]:

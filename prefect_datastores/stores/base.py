@@ -108,6 +108,13 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
+class FolderInfo(NamedTuple):
+    """What a service tells of a folder: its last change, in seconds since the epoch, and its properties."""
+
+    modified: float | None = None
+    properties: Mapping[str, str] | None = None
+
+
 class Pending(Protocol[Result_co]):
     """What was asked for, and whose answer is still to come; for one thread, which has many of them."""
 
@@ -383,6 +390,30 @@ class ObjectStore(Protocol):
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it; nothing there is fine. Only with `has_folders`."""
 
+    def new_folder(self, name: ObjectName) -> bool:
+        """Make an empty folder and those above it; tell whether it was not there. Only with `has_folders`.
+
+        Raises:
+            PlaceTaken: an object stands there, or at the name of a folder above.
+        """
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Return what is told of a folder, with its properties where those are wanted; only with `has_folders`.
+
+        Raises:
+            ObjectNotFound: there is none.
+            TransferError: the service told what cannot be.
+        """
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
+        """Give a folder that is there a time and properties; only with `has_folders`.
+
+        Raises:
+            ConfigurationError: the store does not keep what `extras` has.
+            ObjectNotFound: there is none.
+            TransferError: the properties are none that the service could have told.
+        """
+
     def interrupt(self) -> None:
         """Break the requests under way, and refuse others; callable from a signal's handler.
 
@@ -415,6 +446,18 @@ class NoFolders:
         raise NotImplementedError
 
     def remove_folder(self, name: ObjectName) -> None:
+        """Refuse: `has_folders` is not set."""
+        raise NotImplementedError
+
+    def new_folder(self, name: ObjectName) -> bool:
+        """Refuse: `has_folders` is not set."""
+        raise NotImplementedError
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Refuse: `has_folders` is not set."""
+        raise NotImplementedError
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
         """Refuse: `has_folders` is not set."""
         raise NotImplementedError
 

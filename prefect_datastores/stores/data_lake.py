@@ -34,6 +34,7 @@ from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Capabilities,
     Extras,
+    FolderInfo,
     ObjectInfo,
     Page,
     Pending,
@@ -414,6 +415,49 @@ class DataLakeStore(BlobStore):
                         f"Removing {self.url}/{name} repeats itself: it has no end."
                     )
                 seen.add(marker)
+
+    def new_folder(self, name: ObjectName) -> bool:
+        """Make an empty folder; the service makes those above it."""
+        if not self._has_folders():
+            return super().new_folder(name)
+        try:
+            self._dfs.request("PUT", name, _DIRECTORY, _WHERE_NONE_IS)
+        except ObjectExists as error:
+            if self._version_of_folder(name) is None:
+                raise PlaceTaken(
+                    f"{self.url}/{name} is a file, where a folder is to be."
+                ) from error
+            return False
+        return True
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Return the time of a folder's last change, and its access control where that is wanted."""
+        if not self._has_folders():
+            return super().folder_info(name, properties=properties)
+        info = super().head(name)
+        if not info.is_marker:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.")
+        if not properties:
+            return FolderInfo(info.modified)
+        told = self._dfs.request("HEAD", name, _ACCESS).headers
+        where = f"{self.url}/{name}"
+        return FolderInfo(
+            info.modified, access_control.told_properties(told, where, of_folder=True)
+        )
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
+        """Give a folder owner, group and access control; what is the same is not set."""
+        if not self._has_folders():
+            super().give_folder(name, extras)
+            return
+        check_extras(self, extras)
+        if extras.properties is None:
+            return
+        wanted = access_control.checked(extras.properties, f"{self.url}/{name}", of_folder=True)
+        has = self.folder_info(name, properties=True).properties or {}  # a file is none
+        given = access_control.changing_headers(wanted, has)
+        if given:
+            self._dfs.request("PATCH", name, _SET_ACCESS, given)
 
     def interrupt(self) -> None:
         """Break the requests that are under way."""

@@ -15,6 +15,7 @@ from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Capabilities,
     Extras,
+    FolderInfo,
     Later,
     ObjectInfo,
     ObjectStore,
@@ -254,6 +255,19 @@ class DecoratedStore(ABC):
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
         self._around("remove the folder", lambda: self._inner.remove_folder(name))
+
+    def new_folder(self, name: ObjectName) -> bool:
+        """Make an empty folder; tell whether it was not there."""
+        return self._around("make the folder", lambda: self._inner.new_folder(name))
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Return what is told of a folder."""
+        ask = self._inner.folder_info
+        return self._around("look at the folder", lambda: ask(name, properties=properties))
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
+        """Give a folder a time and properties."""
+        self._around("set the folder's properties", lambda: self._inner.give_folder(name, extras))
 
     def interrupt(self) -> None:
         """Break the requests under way."""

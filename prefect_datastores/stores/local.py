@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from prefect_datastores.errors import (
     ContainerNotFound,
@@ -27,6 +28,7 @@ from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Capabilities,
     Extras,
+    FolderInfo,
     Later,
     NoProperties,
     ObjectInfo,
@@ -35,6 +37,8 @@ from prefect_datastores.stores.base import (
 )
 from prefect_datastores.stores.moving import both, check_move
 from prefect_datastores.workspaces import is_part
+
+Result = TypeVar("Result")
 
 
 def _etag(info: os.stat_result) -> str:
@@ -298,6 +302,31 @@ class LocalStore(NoProperties):
         folder = self._folder()
         folder.remove_folder(RelativePath(name))
         folder.flush()
+
+    def new_folder(self, name: ObjectName) -> bool:
+        """Make an empty folder and those above it."""
+        folder, path = self._folder(), RelativePath(name)
+        is_new = folder.make_directory(path)
+        folder.flush()
+        return is_new
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Return the time of a folder's last change; it has no properties."""
+        info, _ = self._of_folder(name, self._folder().directory)
+        return FolderInfo(info.st_mtime_ns / 1e9)
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
+        """Give a folder its time."""
+        check_extras(self, extras)
+        describe = self._folder().describe_directory
+        self._of_folder(name, lambda path: describe(path, extras.modified))
+
+    def _of_folder(self, name: ObjectName, act: Callable[[RelativePath], Result]) -> Result:
+        """Do something to a folder; a file of the name is none."""
+        try:
+            return act(RelativePath(name))
+        except PlaceTaken:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
     def interrupt(self) -> None:
         """Do nothing: a call to the disk cannot be broken."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,14 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.names import NameRules, ObjectName, parents
 from prefect_datastores.stores.azure import AzureService
-from prefect_datastores.stores.base import NO_EXTRAS, Capabilities, Extras, ObjectInfo, Page
+from prefect_datastores.stores.base import (
+    NO_EXTRAS,
+    Capabilities,
+    Extras,
+    FolderInfo,
+    ObjectInfo,
+    Page,
+)
 from prefect_datastores.stores.connection import Answer
 from prefect_datastores.stores.entries import entries_of, moment_of, ranges_of
 from prefect_datastores.stores.listed import page_in_order
@@ -508,6 +515,50 @@ class ShareStore:
             self.carry_out(self._in_folder(name, request))
         else:
             self.service.request(*request)
+
+    def new_folder(self, name: ObjectName) -> bool:
+        """Make an empty folder and those above it."""
+        try:
+            self.make_folder(name, with_parents=True)
+        except ObjectExists as error:
+            try:
+                self.stat(name, is_folder=True)
+            except (ObjectNotFound, PlaceTaken):
+                raise PlaceTaken(
+                    f"{self.url}/{name} is a file, where a folder is to be."
+                ) from error
+            return False
+        return True
+
+    def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
+        """Return the time of a folder's last change; with `properties`, what is told of a file as well."""
+        told = self._of_folder(name, lambda: self.stat(name, is_folder=True))
+        modified = moment_of(told.get(WRITTEN, ""))
+        if not properties:
+            return FolderInfo(modified)
+        permission = self._permission_of(told.get(PERMISSION_KEY, ""))
+        where = f"{self.url}/{name}"
+        return FolderInfo(modified, told_properties(told, permission, where, of_folder=True))
+
+    def give_folder(self, name: ObjectName, extras: Extras) -> None:
+        """Set a folder's properties; what is not given stays."""
+        given: dict[str, str] = {}
+        if extras.properties is not None:
+            given = self.headers_for(
+                checked(extras.properties, f"{self.url}/{name}", of_folder=True)
+            )
+        if extras.modified is not None:
+            given[WRITTEN] = moment_text(extras.modified)
+        if given:
+            query = (*_DIRECTORY, ("comp", "properties"))
+            self._of_folder(name, lambda: self.service.request("PUT", name, query, given))
+
+    def _of_folder(self, name: ObjectName, request: Callable[[], Result]) -> Result:
+        """Make a request about a folder; a file of the name is none."""
+        try:
+            return request()
+        except PlaceTaken:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove a folder in which nothing is; the service removes no other."""

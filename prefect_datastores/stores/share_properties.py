@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from prefect_datastores.errors import TransferError
 
 KIND = "azure_files"
+"""Of a file and of a folder alike; a folder's attributes have `Directory` among them."""
 WRITTEN = "x-ms-file-last-write-time"
 CHANGED = "x-ms-file-change-time"
 ATTRIBUTES = "x-ms-file-attributes"
@@ -22,6 +23,7 @@ _FLAGS = frozenset(
         *("NotContentIndexed", "NoScrubData", "None"),
     }
 )
+_DIRECTORY = "Directory"
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z", re.ASCII)
 # A security descriptor as text; a line break would end the header that it is in.
 _DESCRIPTOR = re.compile(r"[OGDS]:[\x20-\x7e]*")
@@ -50,37 +52,43 @@ def moment_text(nanoseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 100:07d}Z"
 
 
-def checked(properties: Mapping[str, str], where: str) -> dict[str, str]:
-    """Return properties that can be those of a file of a share, and that nothing else hides in.
+def checked(
+    properties: Mapping[str, str], where: str, *, of_folder: bool = False
+) -> dict[str, str]:
+    """Return properties that can be those of a file (or folder) of a share, and that nothing else hides in.
 
     Raises:
         TransferError: they cannot.
     """
     found = dict(properties)
-    flags = (flag.strip(" ") for flag in found.get("attributes", "None").split("|"))
+    flags = {flag.strip(" ") for flag in found.get("attributes", "None").split("|")}
     descriptor = found.get("permission", "D:")
     if (
         not found.keys() <= {"attributes", "created", "permission"}
-        or not _FLAGS.issuperset(flags)
+        or not flags <= (_FLAGS | {_DIRECTORY} if of_folder else _FLAGS)
         or not _MOMENT.fullmatch(found.get("created", "2000-01-01T00:00:00Z"))
         or not _DESCRIPTOR.fullmatch(descriptor)
         or len(descriptor) > _LONGEST_DESCRIPTOR
     ):
         raise TransferError(
-            f"The properties for {where} are none that a file of a share can have; they were not used. Leave "
+            f"The properties for {where} are none that a {'folder' if of_folder else 'file'} of a share can have; "
+            "they were not used. Leave "
             "keep_properties out, or, where a local file has them, download it once more with keep_properties=True."
         )
     return found
 
 
-def told_properties(headers: Mapping[str, str], descriptor: str, where: str) -> dict[str, str]:
-    """Return the properties that an answer tells of a file; its permission is `descriptor`."""
+def told_properties(
+    headers: Mapping[str, str], descriptor: str, where: str, *, of_folder: bool = False
+) -> dict[str, str]:
+    """Return the properties that an answer tells of a file or a folder; its permission is `descriptor`."""
     told = {
         "attributes": headers.get(ATTRIBUTES, ""),
         "created": headers.get(CREATED, ""),
         "permission": descriptor,  # the service is known to say "" for some
     }
-    return checked({name: text for name, text in told.items() if text}, where)
+    found = {name: text for name, text in told.items() if text}
+    return checked(found, where, of_folder=of_folder)
 
 
 def same_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Owner, group, permissions and access control list of a path, as text and as values."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from servers.data_lake.refusals import Refusal, unknown
 
@@ -17,6 +17,7 @@ _MOST_ENTRIES = 32
 _ID = re.compile(r"[A-Za-z0-9$@._#-]{1,256}")
 
 Key = tuple[str, str]
+_BASE = {("user", ""), ("group", ""), ("other", "")}
 
 
 def _text(bits: int) -> str:
@@ -31,12 +32,16 @@ def _bits(text: str) -> int:
 
 @dataclass(frozen=True)
 class Access:
-    """Who owns a path, and who may do what with it; nobody is kept from anything by it here."""
+    """Who owns a path, and who may do what with it; nobody is kept from anything by it here.
+
+    `defaults` are what is made in a directory begins with.
+    """
 
     entries: dict[Key, int]
     owner: str = SUPERUSER
     group: str = SUPERUSER
     sticky: bool = False
+    defaults: dict[Key, int] = field(default_factory=dict)
 
     @classmethod
     def of_new(cls, permissions: str, umask: str, *, directory: bool) -> "Access":
@@ -52,12 +57,12 @@ class Access:
     @property
     def is_extended(self) -> bool:
         """Whether there is more than owner, group and the others."""
-        return len(self.entries) > 3
+        return len(self.entries) > 3 or bool(self.defaults)
 
     @property
     def permissions(self) -> str:
         """Permissions as `ls` shows them."""
-        middle = self.entries[("mask" if self.is_extended else "group", "")]
+        middle = self.entries.get(("mask", ""), self.entries["group", ""])
         others = _text(self.entries["other", ""])
         if self.sticky:
             others = others[:2] + ("t" if others[2] == "x" else "T")
@@ -67,8 +72,13 @@ class Access:
     @property
     def acl(self) -> str:
         """The list, in the order in which the service writes it."""
-        ordered = sorted(self.entries.items(), key=lambda item: (_FIRST[item[0][0]], item[0][1]))
-        return ",".join(f"{scope}:{name}:{_text(bits)}" for (scope, name), bits in ordered)
+        return ",".join(
+            f"{before}{scope}:{name}:{_text(bits)}"
+            for before, entries in (("", self.entries), ("default:", self.defaults))
+            for (scope, name), bits in sorted(
+                entries.items(), key=lambda item: (_FIRST[item[0][0]], item[0][1])
+            )
+        )
 
     def with_permissions(self, text: str) -> "Access":
         """Return the same with other permissions."""
@@ -77,11 +87,13 @@ class Access:
         mode, sticky = mode_of(text)
         return replace(self, entries=_entries_of(mode), sticky=sticky)
 
-    def with_acl(self, entries: dict[Key, int]) -> "Access":
-        """Return the same with another list."""
-        if not {("user", ""), ("group", ""), ("other", "")} <= set(entries):
+    def with_acl(self, entries: dict[Key, int], defaults: dict[Key, int] | None = None) -> "Access":
+        """Return the same with another list, and other defaults."""
+        if not set(entries) >= _BASE:
             raise Refusal("InvalidHeaderValue", "x-ms-acl lacks an entry")
-        return replace(self, entries=_masked(entries))
+        if defaults and not set(defaults) >= _BASE:
+            raise unknown("default entries without those of owner, group and others")
+        return replace(self, entries=_masked(entries), defaults=_masked(defaults or {}))
 
     def modified(self, entries: dict[Key, int]) -> "Access":
         """Return the same with some entries more, or others."""
@@ -127,6 +139,14 @@ def acl_of(text: str) -> dict[Key, int]:
             raise Refusal("InvalidHeaderValue", "x-ms-acl")
         entries[key] = _bits(bits)
     return entries
+
+
+def split_defaults(text: str) -> tuple[str, str]:
+    """Return the entries of a list, and its default ones as such a list."""
+    entries = text.split(",")
+    defaults = [entry for entry in entries if entry.startswith("default:")]
+    others = [entry for entry in entries if not entry.startswith("default:")]
+    return ",".join(others), ",".join(entry.removeprefix("default:") for entry in defaults)
 
 
 def keys_of(text: str) -> list[Key]:

@@ -94,6 +94,7 @@ def _new_file(asked: Asked, content: bytes, old: File | None) -> File:
 
 
 def _keep(asked: Asked, made: File) -> None:
+    asked.filesystem.namespace.check_new(asked.call.path)
     asked.filesystem.namespace.put(asked.call.path, made)
     asked.filesystem.staged.pop(asked.call.path, None)
 

@@ -41,6 +41,7 @@ def create_path(asked: Asked) -> Answer:
         asked.rights.check_overwrite()
     if isinstance(old, Directory):
         return Answer(201, {**version_of(old), **_SAFE})
+    asked.filesystem.namespace.check_new(call.path)
     made = _new_node(asked, wants_directory=wants_directory)
     asked.filesystem.namespace.put(call.path, made)
     asked.filesystem.staged.pop(call.path, None)

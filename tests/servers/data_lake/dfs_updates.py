@@ -1,16 +1,17 @@
 """Path - Update at the DFS endpoint: content that is appended and flushed, properties, rights."""
 
 import json
+from dataclasses import replace
 
 from servers.data_lake import conditions
-from servers.data_lake.access import Access, acl_of, check_name, keys_of
+from servers.data_lake.access import Access, acl_of, check_name, keys_of, split_defaults
 from servers.data_lake.blob_listing import marker_of, name_of
 from servers.data_lake.calls import Answer, Call, base64_md5
 from servers.data_lake.dfs_filesystems import JSON, properties_of
 from servers.data_lake.dfs_paths import access_of, content_headers
 from servers.data_lake.namespace import Directory, Entry, Node
 from servers.data_lake.operations import Asked, file_at, version_of
-from servers.data_lake.refusals import Refusal
+from servers.data_lake.refusals import Refusal, unknown
 
 _SAFE = {"x-ms-request-server-encrypted": "true"}
 _MOST_CHANGED = 2000
@@ -95,10 +96,11 @@ def set_access_control(asked: Asked) -> Answer:
     if permissions:
         changed = changed.with_permissions(permissions)
     if acl:
-        changed = changed.with_acl(acl_of(acl))
-    node.access = Access(
-        changed.entries, owner or changed.owner, group or changed.group, changed.sticky
-    )
+        entries, defaults = split_defaults(acl)
+        if defaults and not isinstance(node, Directory):
+            raise unknown("default entries for a file")
+        changed = changed.with_acl(acl_of(entries), acl_of(defaults) if defaults else None)
+    node.access = replace(changed, owner=owner or changed.owner, group=group or changed.group)
     return Answer(200, {**version_of(node), "x-ms-namespace-enabled": "true"})
 
 

@@ -87,6 +87,9 @@ class Namespace(Protocol):
     def find_beside(self, path: str, conflict: str) -> Node | None:
         """Return what stands at a path; raise `conflict` where a file stands above it."""
 
+    def check_new(self, path: str) -> None:
+        """Refuse what would have to begin with the default entries of a directory above it."""
+
     def put(self, path: str, node: Node) -> None:
         """Let something stand at a path."""
 
@@ -110,6 +113,9 @@ class Flat:
     def find_beside(self, path: str, conflict: str) -> Node | None:
         """Return the blob of that name: nothing stands above another."""
         return self.find(path)
+
+    def check_new(self, path: str) -> None:
+        """Refuse nothing: there are no directories."""
 
     def put(self, path: str, node: Node) -> None:
         """Keep a blob."""
@@ -162,6 +168,17 @@ class Tree:
                 return None
             node = node.children[component]
         return node
+
+    def check_new(self, path: str) -> None:
+        """Refuse what is made in a directory that has default entries, which it would get."""
+        node: Node = self.root
+        for component in path.split("/"):
+            assert isinstance(node, Directory)
+            if component not in node.children:
+                if node.access.defaults:
+                    raise unknown("what a new path gets of the default entries above it")
+                return
+            node = node.children[component]
 
     def put(self, path: str, node: Node) -> None:
         """Put something at a path, and make the directories above it."""
