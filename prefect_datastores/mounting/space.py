@@ -61,8 +61,9 @@ class Space:
                 if size > self.most or self._free() < size + _KEEP_FREE:
                     return False
                 if self._bytes + size <= self._may:
+                    before, _ = self._held.pop(key, (0, owner))
                     self._held[key] = (size, owner)
-                    self._bytes += size
+                    self._bytes += size - before
                     return True
             try:
                 more = self._bound.more(size)
