@@ -859,7 +859,7 @@ class StoreContract:
         assert store.list_page("") == Page()
 
     def test_a_folder_is_removed_only_when_it_is_empty(self, store: ObjectStore) -> None:
-        store.make_folder(ObjectName("a"))
+        assert [store.make_folder(ObjectName("a")) for _ in range(2)] == [True, False]
         put(store, "a/b/c", b"c")
         store.make_folder(ObjectName("d/e"))
         for full in ("a", "a/b", "d"):
@@ -977,11 +977,11 @@ class StoreContract:
         if not store.capabilities.has_folders:
             return
         name, file = ObjectName("new/place"), ObjectName("file")
-        assert store.new_folder(name)
-        assert not store.new_folder(name)
+        assert store.make_folder(name)
+        assert not store.make_folder(name)
         put(store, "file")
         with pytest.raises(PlaceTaken):
-            store.new_folder(file)
+            store.make_folder(file)
         assert store.folder_info(name, properties=False).modified is not None
         is_told = bool(store.capabilities.properties)
         assert bool(store.folder_info(name, properties=is_told).properties) == is_told

@@ -359,7 +359,7 @@ def test_a_local_store_tells_a_file_from_a_folder(tmp_path: Path) -> None:
     with closing(LocalStore(tmp_path)) as store:
         put(store, "a/b")
         with pytest.raises(PlaceTaken):
-            store.new_folder(ObjectName("a/b/c"))
+            store.make_folder(ObjectName("a/b/c"))
 
 
 # Which folders there are.

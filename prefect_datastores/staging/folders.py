@@ -154,7 +154,7 @@ class Folders:
         for place in empty:
             self.cancellation.check()
             try:
-                if self.store.new_folder(place.name) or not only_new:
+                if self.store.make_folder(place.name) or not only_new:
                     to_give.append(place)
             except TransferCancelled:
                 raise

@@ -353,8 +353,8 @@ class ObjectStore(Protocol):
             NameCollision: the names differ, and are one to the service.
         """
 
-    def make_folder(self, name: ObjectName) -> None:
-        """Make a folder that stays while nothing is in it; one that is there already is fine.
+    def make_folder(self, name: ObjectName) -> bool:
+        """Make a folder that stays while nothing is in it; tell whether it was not there.
 
         Those above it are made as well where folders are things of their own; elsewhere it is a marker.
 
@@ -389,13 +389,6 @@ class ObjectStore(Protocol):
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it; nothing there is fine. Only with `has_folders`."""
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder and those above it; tell whether it was not there. Only with `has_folders`.
-
-        Raises:
-            PlaceTaken: an object stands there, or at the name of a folder above.
-        """
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return what is told of a folder, with its properties where those are wanted; only with `has_folders`.
@@ -446,10 +439,6 @@ class NoFolders:
         raise NotImplementedError
 
     def remove_folder(self, name: ObjectName) -> None:
-        """Refuse: `has_folders` is not set."""
-        raise NotImplementedError
-
-    def new_folder(self, name: ObjectName) -> bool:
         """Refuse: `has_folders` is not set."""
         raise NotImplementedError
 

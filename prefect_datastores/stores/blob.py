@@ -221,9 +221,9 @@ class BlobStore(NoFolders, NoProperties):
             name, to, conditions, pin=pin, replaces=replaces, if_absent=if_absent
         )
 
-    def make_folder(self, name: ObjectName) -> None:
+    def make_folder(self, name: ObjectName) -> bool:
         """Write a marker, as Azure's own tools do."""
-        make_marker(self, self._service, name)
+        return make_marker(self, self._service, name)
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Delete the marker of a folder, and nothing that is none."""

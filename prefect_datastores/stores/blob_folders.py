@@ -33,8 +33,8 @@ _MARKER = {
 _TURNS = 3  # in each of which somebody else removed what the one before found
 
 
-def make_marker(store: BlobStore, service: AzureService, name: ObjectName) -> None:
-    """Write a marker where no blob is; one that is there already is fine.
+def make_marker(store: BlobStore, service: AzureService, name: ObjectName) -> bool:
+    """Write a marker where no blob is; tell whether none was there.
 
     Raises:
         PlaceTaken: another blob has the name.
@@ -45,7 +45,7 @@ def make_marker(store: BlobStore, service: AzureService, name: ObjectName) -> No
         except (ObjectExists, SourceChanged):
             try:
                 if store.head(name).is_marker:
-                    return
+                    return False
             except ObjectNotFound:
                 if turn < _TURNS:
                     continue
@@ -53,7 +53,8 @@ def make_marker(store: BlobStore, service: AzureService, name: ObjectName) -> No
             raise PlaceTaken(
                 f"An object stands at {service.url}/{name}, where a folder is to be."
             ) from None
-        return
+        break
+    return True
 
 
 def remove_marker(store: BlobStore, service: AzureService, name: ObjectName) -> None:

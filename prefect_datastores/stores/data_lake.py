@@ -330,11 +330,10 @@ class DataLakeStore(BlobStore):
 
     # -- folders --------------------------------------------------------------------------------
 
-    def make_folder(self, name: ObjectName) -> None:
+    def make_folder(self, name: ObjectName) -> bool:
         """Make a folder; the service makes those above it."""
         if not self._has_folders():
-            super().make_folder(name)
-            return
+            return super().make_folder(name)
         try:
             self._dfs.request("PUT", name, _DIRECTORY, _WHERE_NONE_IS)
         except (ObjectExists, PlaceTaken):
@@ -342,6 +341,8 @@ class DataLakeStore(BlobStore):
                 raise PlaceTaken(
                     f"A file stands at {self.url}/{name} or above it, where a folder is to be."
                 ) from None
+            return False
+        return True
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove a folder in which nothing is; the service removes no other without being told to."""
@@ -415,20 +416,6 @@ class DataLakeStore(BlobStore):
                         f"Removing {self.url}/{name} repeats itself: it has no end."
                     )
                 seen.add(marker)
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder; the service makes those above it."""
-        if not self._has_folders():
-            return super().new_folder(name)
-        try:
-            self._dfs.request("PUT", name, _DIRECTORY, _WHERE_NONE_IS)
-        except ObjectExists as error:
-            if self._version_of_folder(name) is None:
-                raise PlaceTaken(
-                    f"{self.url}/{name} is a file, where a folder is to be."
-                ) from error
-            return False
-        return True
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return the time of a folder's last change, and its access control where that is wanted."""

@@ -234,9 +234,9 @@ class DecoratedStore(ABC):
             "move", lambda: ask(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
         )
 
-    def make_folder(self, name: ObjectName) -> None:
-        """Make a folder that stays while nothing is in it."""
-        self._around("make the folder", lambda: self._inner.make_folder(name))
+    def make_folder(self, name: ObjectName) -> bool:
+        """Make a folder that stays while nothing is in it; tell whether it was not there."""
+        return self._around("make the folder", lambda: self._inner.make_folder(name))
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove a folder in which nothing is."""
@@ -255,10 +255,6 @@ class DecoratedStore(ABC):
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
         self._around("remove the folder", lambda: self._inner.remove_folder(name))
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder; tell whether it was not there."""
-        return self._around("make the folder", lambda: self._inner.new_folder(name))
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return what is told of a folder."""

@@ -268,11 +268,12 @@ class LocalStore(NoProperties):
         except ObjectNotFound:
             return None
 
-    def make_folder(self, name: ObjectName) -> None:
+    def make_folder(self, name: ObjectName) -> bool:
         """Make a folder, and those above it."""
         folder = self._folder()
-        folder.make_directory(RelativePath(name))
+        is_new = folder.make_directory(RelativePath(name))
         folder.flush()
+        return is_new
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove a folder in which nothing is."""
@@ -302,13 +303,6 @@ class LocalStore(NoProperties):
         folder = self._folder()
         folder.remove_folder(RelativePath(name))
         folder.flush()
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder and those above it."""
-        folder, path = self._folder(), RelativePath(name)
-        is_new = folder.make_directory(path)
-        folder.flush()
-        return is_new
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return the time of a folder's last change; it has no properties."""

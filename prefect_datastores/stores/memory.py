@@ -200,15 +200,17 @@ class MemoryStore(NoFolders, NoProperties):
             self._content()[to] = moved
         return moved.info
 
-    def make_folder(self, name: ObjectName) -> None:
+    def make_folder(self, name: ObjectName) -> bool:
         """Put a marker, unless one is there."""
         with self._lock:
             stands = self._content().get(name)
             if stands is None:
                 info = self.put(name, b"")._replace(is_marker=True)
                 self._content()[name] = _Object(b"", info)
-            elif not stands.info.is_marker:
+                return True
+            if not stands.info.is_marker:
                 raise PlaceTaken(f"An object stands at {self.url}/{name}, where a folder is to be.")
+        return False
 
     def remove_empty_folder(self, name: ObjectName) -> None:
         """Remove the marker of a folder, where nothing is below it."""

@@ -218,14 +218,14 @@ class RetryingStore(DecoratedStore):
         """Give a folder another name; tried once, as a second try could undo the first."""
         self._inner.move_folder(name, to, over=over)
 
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder; one of a try that was not answered was not there before."""
+    def make_folder(self, name: ObjectName) -> bool:
+        """Make a folder; one of a try that was not answered was not there before."""
         lost = False
 
         def once() -> bool:
             nonlocal lost
             try:
-                return self._inner.new_folder(name) or lost
+                return self._inner.make_folder(name) or lost
             except ServiceBusy:
                 lost = True  # it may have been done all the same
                 raise

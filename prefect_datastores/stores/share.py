@@ -490,7 +490,7 @@ class ShareStore:
             return True
         return False
 
-    def make_folder(self, name: ObjectName) -> None:
+    def make_folder(self, name: ObjectName) -> bool:
         """Make a folder, and those above it."""
         try:
             self.make_new_folder(name, with_parents=True)
@@ -499,9 +499,11 @@ class ShareStore:
                 raise PlaceTaken(
                     f"A file stands at {self.url}/{name}, where a folder is to be."
                 ) from None
+            return False
         except FolderMissing:
             self.refuse_file_above(name)
             raise
+        return True
 
     def make_new_folder(self, name: ObjectName, *, with_parents: bool) -> None:
         """Make a folder.
@@ -515,20 +517,6 @@ class ShareStore:
             self.carry_out(self._in_folder(name, request))
         else:
             self.service.request(*request)
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder and those above it."""
-        try:
-            self.make_folder(name, with_parents=True)
-        except ObjectExists as error:
-            try:
-                self.stat(name, is_folder=True)
-            except (ObjectNotFound, PlaceTaken):
-                raise PlaceTaken(
-                    f"{self.url}/{name} is a file, where a folder is to be."
-                ) from error
-            return False
-        return True
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return the time of a folder's last change; with `properties`, what is told of a file as well."""
