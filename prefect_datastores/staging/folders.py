@@ -154,13 +154,22 @@ class Folders:
         for place in empty:
             self.cancellation.check()
             try:
-                if self.store.new_folder(place.name) or not only_new:
-                    to_give.append(place)
+                if only_new and self._is_there(place):
+                    continue
+                self.store.make_folder(place.name)
+                to_give.append(place)
             except TransferCancelled:
                 raise
             except DatastoreError as error:
                 failed.append(_failed(place, error))
         return to_give, failed
+
+    def _is_there(self, place: Place) -> bool:
+        try:
+            self.store.folder_info(place.name, properties=False)
+        except ObjectNotFound:
+            return False
+        return True
 
     def send(self, found: Sequence[Place]) -> list[ObjectRow]:
         """Give folders at the service what local ones have; return a row for each that failed."""

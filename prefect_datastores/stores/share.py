@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -43,6 +44,7 @@ from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
+from prefect_datastores.stores.share_moving import ShareMoves
 from prefect_datastores.stores.share_properties import (
     ATTRIBUTES,
     CREATED,
@@ -96,6 +98,7 @@ class ShareStore(NoComponents):
         commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,
+        moves_in_one_step=True,
         keeps_times=True,
         properties=KIND,
     )
@@ -131,6 +134,7 @@ class ShareStore(NoComponents):
             self.delete_unfinished,
         )
         self._permissions: dict[str, str] = {}
+        self._moves = ShareMoves(self)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -444,6 +448,18 @@ class ShareStore(NoComponents):
                 raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
             self.service.request("DELETE", name)
 
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Rename a file; versions are compared before, under locks of this process (`share_moving` has more)."""
+        return self._moves.move(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+
     def changing(self, name: ObjectName) -> threading.Lock:
         """Return the lock under which a version is compared and then replaced."""
         return self._locks[hash(str(name).casefold()) % _LOCKS]
@@ -470,12 +486,25 @@ class ShareStore(NoComponents):
         with contextlib.suppress(ObjectNotFound, PlaceTaken):
             try:
                 self.service.request("DELETE", folder, _DIRECTORY)
-            except ObjectExists:  # it is not empty
+            except FolderNotEmpty:
                 return False
             return True
         return False
 
-    def make_folder(self, name: ObjectName, *, with_parents: bool) -> None:
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder, and those above it."""
+        try:
+            self.make_new_folder(name, with_parents=True)
+        except ObjectExists:
+            if not self.is_folder(name):
+                raise PlaceTaken(
+                    f"A file stands at {self.url}/{name}, where a folder is to be."
+                ) from None
+        except FolderMissing:
+            self.refuse_file_above(name)
+            raise
+
+    def make_new_folder(self, name: ObjectName, *, with_parents: bool) -> None:
         """Make a folder.
 
         Raises:
@@ -487,20 +516,6 @@ class ShareStore(NoComponents):
             self.carry_out(self._in_folder(name, request))
         else:
             self.service.request(*request)
-
-    def new_folder(self, name: ObjectName) -> bool:
-        """Make an empty folder and those above it."""
-        try:
-            self.make_folder(name, with_parents=True)
-        except ObjectExists as error:
-            try:
-                self.stat(name, is_folder=True)
-            except (ObjectNotFound, PlaceTaken):
-                raise PlaceTaken(
-                    f"{self.url}/{name} is a file, where a folder is to be."
-                ) from error
-            return False
-        return True
 
     def folder_info(self, name: ObjectName, *, properties: bool) -> FolderInfo:
         """Return the time of a folder's last change; with `properties`, what is told of a file as well."""
@@ -533,13 +548,25 @@ class ShareStore(NoComponents):
             raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
     def remove_empty_folder(self, name: ObjectName) -> None:
-        """Remove a folder.
+        """Remove a folder in which nothing is; the service removes no other."""
+        try:
+            self.service.request("DELETE", name, _DIRECTORY)
+        except PlaceTaken:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
-        Raises:
-            ObjectExists: something is in it.
-            PlaceTaken: it is a file.
-        """
-        self.service.request("DELETE", name, _DIRECTORY)
+    def is_folder(self, name: str) -> bool:
+        """Tell whether a folder has that name."""
+        with contextlib.suppress(ObjectNotFound):
+            self.stat(name, is_folder=True)
+            return True
+        return False
+
+    def refuse_file_above(self, name: str) -> None:
+        """Return unless a file stands where a folder above a name is needed."""
+        for folder in parents(name):
+            with contextlib.suppress(ObjectNotFound):
+                self.stat(folder)
+                raise PlaceTaken(f"A file stands at {self.url}/{folder}, where a folder is needed.")
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""
