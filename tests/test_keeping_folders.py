@@ -7,7 +7,6 @@ shares and local folders, and of data lakes in one direction.
 import json
 import os
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from small_stores import folders, make_tree, tree
 
 from prefect_datastores.errors import (
     NameCollision,
-    PlaceTaken,
     StageFailed,
     TransferError,
     UnsafeName,
@@ -37,8 +35,7 @@ from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import Extras, FolderInfo, ObjectStore
-from prefect_datastores.stores.local import LocalStore
-from prefect_datastores.testing import names_below, put
+from prefect_datastores.testing import names_below
 
 ATTRIBUTE = "user.prefect_datastores.properties"
 PROPERTIES, TIMES, BOTH = Keep(properties=True), Keep(times=True), Keep(True, True)
@@ -353,13 +350,6 @@ def test_a_link_where_a_folder_was_is_not_followed(tmp_path: Path) -> None:
                 act()
     assert outside.stat().st_mtime_ns == before
     assert os.listxattr(outside) == []
-
-
-def test_a_local_store_tells_a_file_from_a_folder(tmp_path: Path) -> None:
-    with closing(LocalStore(tmp_path)) as store:
-        put(store, "a/b")
-        with pytest.raises(PlaceTaken):
-            store.make_folder(ObjectName("a/b/c"))
 
 
 # Which folders there are.

@@ -579,7 +579,12 @@ class Interrupting(Around):
             work()
 
     def list_page(self, prefix: str, **more: Any) -> Page:
-        page = self.inner.list_page(prefix, **more)
+        return self.listed(self.inner.list_page(prefix, **more))
+
+    def page_by_component(self, prefix: str, **more: Any) -> Page:
+        return self.listed(self.inner.page_by_component(prefix, **more))
+
+    def listed(self, page: Page) -> Page:
         if self.at == "list":
             self.once()
         return page
@@ -758,7 +763,12 @@ class Aged(Around):
     modified = 0.0
 
     def list_page(self, prefix: str, **more: Any) -> Page:
-        page = self.inner.list_page(prefix, **more)
+        return self.aged(self.inner.list_page(prefix, **more))
+
+    def page_by_component(self, prefix: str, **more: Any) -> Page:
+        return self.aged(self.inner.page_by_component(prefix, **more))
+
+    def aged(self, page: Page) -> Page:
         aged = tuple(
             ObjectInfo(info.name, info.size, info.etag, info.digest, self.modified, info.is_marker)
             for info in page.objects

@@ -1031,10 +1031,17 @@ class Huge(Around):
     """Lists objects as larger than any disk."""
 
     def list_page(self, prefix: str, **options: object) -> Page:
-        page = self.inner.list_page(prefix, **options)  # type: ignore[arg-type]
-        return dataclasses.replace(
-            page, objects=tuple(info._replace(size=2**60) for info in page.objects)
+        return self.huge(self.inner.list_page(prefix, **options))  # type: ignore[arg-type]
+
+    def page_by_component(self, prefix: str, *, marker: str | None = None) -> Page:
+        return self.huge(self.inner.page_by_component(prefix, marker=marker))
+
+    @staticmethod
+    def huge(page: Page) -> Page:
+        objects = tuple(
+            info if info.is_marker else info._replace(size=2**60) for info in page.objects
         )
+        return dataclasses.replace(page, objects=objects)
 
 
 def test_a_plan_that_the_disk_cannot_hold_moves_nothing(

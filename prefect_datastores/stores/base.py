@@ -76,6 +76,8 @@ class Capabilities:
     """The only part of an object travels with its commit, in one request."""
     lists_by_folder: bool = False
     """A listing is of one folder; one of all below it is made of many."""
+    pages_by_component: bool = False
+    """Though it `lists_by_folder`, there are pages of all below, in the order of components."""
     has_folders: bool = False
     """Folders are things of their own, which stay when empty and get another name in one step."""
     moves_in_one_step: bool = False
@@ -268,6 +270,13 @@ class ObjectStore(Protocol):
             ContainerNotFound: a missing container is no empty listing.
         """
 
+    def page_by_component(self, prefix: str, *, marker: str | None = None) -> Page:
+        """Return one page of all below `prefix`, which ends in `/` or is "", by components.
+
+        A folder is a marker without a `/` at its end, and comes before what is in it. Only with
+        `pages_by_component`.
+        """
+
     def head(self, name: ObjectName) -> ObjectInfo:
         """Return what is known of one object.
 
@@ -422,6 +431,14 @@ class NoProperties:
 
     def properties(self, name: ObjectName, *, pin: str | None) -> Mapping[str, str]:
         """Refuse: `capabilities` name no kind of properties."""
+        raise NotImplementedError
+
+
+class NoComponents:
+    """What a store answers whose listings know one order."""
+
+    def page_by_component(self, prefix: str, *, marker: str | None = None) -> Page:
+        """Refuse: `pages_by_component` is not set."""
         raise NotImplementedError
 
 

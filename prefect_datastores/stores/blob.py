@@ -23,6 +23,7 @@ from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Capabilities,
     Extras,
+    NoComponents,
     NoFolders,
     NoProperties,
     ObjectInfo,
@@ -44,7 +45,7 @@ _BLOCK = re.compile(rb"<Block>\s*<Name>([^<]*)</Name>\s*<Size>(\d+)</Size>")
 _CONTAINER = (("restype", "container"),)
 
 
-class BlobStore(NoFolders, NoProperties):
+class BlobStore(NoFolders, NoComponents, NoProperties):
     """One container. Reads are pinned to an ETag, parts carry an MD5, commits are conditional."""
 
     flat: ClassVar[Capabilities] = Capabilities(

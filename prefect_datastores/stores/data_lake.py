@@ -124,6 +124,7 @@ class DataLakeStore(BlobStore):
             has_folders=True,
             moves_in_one_step=True,
             lists_by_folder=True,
+            pages_by_component=not self._is_anonymous,  # of whose namespace nothing is known
             properties=access_control.KIND,
         )
 
@@ -166,6 +167,18 @@ class DataLakeStore(BlobStore):
             page = replace(page, folders=shown)
         is_last_of_folder = prefix[-1:] == "/" and marker is None and page == Page()
         return self._empty_folder(prefix) if is_last_of_folder else page
+
+    def page_by_component(self, prefix: str, *, marker: str | None = None) -> Page:
+        """Return one page as the service gives it, without the hidden folder."""
+        try:
+            page = super().list_page(prefix, marker=marker, limit=self.flat.page_size)
+        except PlaceTaken:  # a file stands where the prefix has a folder
+            return Page()
+        if prefix or not any(info.name.startswith(UNFINISHED) for info in page.objects):
+            return page
+        hidden = f"{UNFINISHED}/"
+        shown = (info for info in page.objects if not f"{info.name}/".startswith(hidden))
+        return replace(page, objects=tuple(shown))
 
     def _page(self, prefix: str, marker: str | None, limit: int) -> Page:
         """Return one page of a folder; those with nothing but a marker, which the service gives too, are passed."""

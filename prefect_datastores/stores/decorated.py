@@ -161,6 +161,11 @@ class DecoratedStore(ABC):
             "list", lambda: ask(prefix, marker=marker, recursive=recursive, limit=limit)
         )
 
+    def page_by_component(self, prefix: str, *, marker: str | None = None) -> Page:
+        """Return one page by components."""
+        ask = self._inner.page_by_component
+        return self._around("list", lambda: ask(prefix, marker=marker))
+
     def head(self, name: ObjectName) -> ObjectInfo:
         """Return what is known of one object."""
         return self._around("look at the object", lambda: self._inner.head(name))

@@ -30,6 +30,7 @@ from prefect_datastores.stores.base import (
     Extras,
     FolderInfo,
     Later,
+    NoComponents,
     NoProperties,
     ObjectInfo,
     Page,
@@ -49,7 +50,7 @@ def _info(name: str, info: os.stat_result) -> ObjectInfo:
     return ObjectInfo(name, info.st_size, _etag(info), modified=info.st_mtime)
 
 
-class LocalStore(NoProperties):
+class LocalStore(NoComponents, NoProperties):
     """Objects are the regular files below `root`; empty folders are markers; links are not seen."""
 
     # Each page walks the folder anew, so one page holds all but the largest.

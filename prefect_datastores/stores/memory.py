@@ -24,6 +24,7 @@ from prefect_datastores.stores.base import (
     Capabilities,
     Extras,
     Later,
+    NoComponents,
     NoFolders,
     NoProperties,
     ObjectInfo,
@@ -39,7 +40,7 @@ class _Object:
     info: ObjectInfo
 
 
-class MemoryStore(NoFolders, NoProperties):
+class MemoryStore(NoFolders, NoComponents, NoProperties):
     """Objects that live as long as the process."""
 
     capabilities = Capabilities(

@@ -33,6 +33,7 @@ from prefect_datastores.stores.base import (
     Capabilities,
     Extras,
     FolderInfo,
+    NoComponents,
     ObjectInfo,
     Page,
 )
@@ -82,7 +83,7 @@ _LOCKS = 64
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-class ShareStore:
+class ShareStore(NoComponents):
     """One share. Reads are pinned to a version, ranges carry an MD5, a rename makes a file visible."""
 
     capabilities = Capabilities(

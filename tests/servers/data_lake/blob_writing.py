@@ -55,6 +55,7 @@ def _directory_instead(asked: Asked, old: File | None) -> Answer:
         raise unknown("a blob that says to be a directory, over a file or with content")
     access = Access.of_new("", "", directory=True)
     made = Directory(asked.account.stamps.new(), access)
+    asked.filesystem.namespace.check_new(asked.call.path)
     asked.filesystem.namespace.put(asked.call.path, made)
     return Answer(201, {**version_of(made), "Content-MD5": base64_md5(b""), **_SAFE})
 
