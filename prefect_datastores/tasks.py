@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.transactions import Transaction, get_transaction
 
+from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
 from prefect_datastores.errors import StageFailed
@@ -148,6 +149,12 @@ def mount(
         ObjectNotFound: nothing is there.
     """
     wanted, place = as_reference(reference), Path(link) if link is not None else None
+    if (native := native_place(wanted)) is not None:
+        path = use_native(wanted, native, place)
+        run_log().info(
+            "%s is mounted by the compute itself: it shows what is there now.", wanted.uri
+        )
+        return path
     path = in_scope(scope).add(wanted, place, _cancellation(scope))
     run_log().info("Mounted %s at %s", wanted.uri, path)
     return path

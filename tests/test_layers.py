@@ -17,7 +17,7 @@ LAYERS = [
     {"stores"},
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},
-    {"references", "datastores", "display", "settings", "slots", "result_table"},
+    {"references", "datastores", "display", "settings", "slots", "result_table", "compute"},
     {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},
