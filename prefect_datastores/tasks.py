@@ -18,6 +18,7 @@ from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
 from prefect_datastores.errors import StageFailed
+from prefect_datastores.events import tell_published
 from prefect_datastores.mounts import in_scope
 from prefect_datastores.references import DataReference
 from prefect_datastores.result_table import show_table
@@ -28,6 +29,7 @@ from prefect_datastores.transfers import as_reference, deliver, fetch, take_back
 
 _LOOK_SECONDS = 0.5
 _PUBLISHED = "prefect_datastores.published"
+_STORED = "prefect_datastores.stored"
 _cancellations: dict[str, Cancellation] = {}
 
 
@@ -185,10 +187,24 @@ def upload(
     stop, wanted = _cancellation(scope), as_reference(reference)
     with transfer_slot(stop), _failure_told():
         report = deliver(Path(source), wanted, cancellation=stop, progress=display_for(True))
-    if report.publication and (current := get_transaction()):
-        current.set(_PUBLISHED, (wanted, report.publication))
+    if current := get_transaction():
+        current.set(_STORED, (wanted, report))
+        if report.publication:
+            current.set(_PUBLISHED, (wanted, report.publication))
     _tell(report)
     return report
+
+
+@upload.on_commit
+def announce_upload(of: Transaction) -> None:
+    """Say by an event that something is there: when it is there to stay, and not before."""
+    reference, report = of.get(_STORED, (None, None))
+    if report is not None:
+        tell_published(reference, report)
+
+
+# Prefect would say in the log of every upload that it ran.
+announce_upload.log_on_run = False  # type: ignore[attr-defined]
 
 
 @upload.on_rollback

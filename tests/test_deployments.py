@@ -1,5 +1,6 @@
 """The example deployments are deployed to a real server; a real worker runs the one that it can run here."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,16 @@ import pytest
 import toml
 import yaml
 from click.testing import CliRunner
+from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.transactions import transaction
 
-from prefect_datastores import Datastore
+from prefect_datastores import Datastore, upload
 from prefect_datastores.cli import main
 from prefect_datastores.compute.pools import extended_template
 from prefect_datastores.demo.digits import write_digits
+from prefect_datastores.errors import DatastoreNotFound
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = {
@@ -120,6 +127,17 @@ def test_deployments_in_containers_are_what_their_pools_take(project: Path) -> N
         jsonschema.validate(pool["job_variables"], {**schema, "required": []})
 
 
+@pytest.fixture
+def name_of_the_examples() -> Iterator[None]:
+    """Forgets the datastores that the examples name; who uses them is in one group of tests."""
+    yield
+    for name in ("raw", "training"):
+        with contextlib.suppress(DatastoreNotFound):
+            Datastore.unregister(name)
+
+
+@pytest.mark.usefixtures("name_of_the_examples")
+@pytest.mark.xdist_group("the default datastore")
 @pytest.mark.parametrize("name", list(POOLS))
 def test_what_a_job_gets_for_its_data_is_what_the_command_of_the_comment_prints(name: str) -> None:
     there = {"account_name": "acme", "account_key": "a2V5", "skip_validation": True}
@@ -169,3 +187,103 @@ def test_the_dockerfile_takes_files_that_are_there_and_extras_that_exist() -> No
         (step,) = DEPLOYMENTS[name]["pull"]
         assert step["prefect.deployments.steps.set_working_directory"]["directory"] == folder
         assert DEPLOYMENTS[name]["entrypoint"].split("/")[0] in copied
+
+
+# Events.
+
+
+def asked(path: str, body: dict[str, Any]) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.request("POST", path, json=body).json()
+
+
+def events_of(place: str) -> list[dict[str, Any]]:
+    """The events of a place that the server knows, oldest first."""
+    wanted = {
+        "event": {"name": ["datastore.published"]},
+        "resource": {"id": [place]},
+        "order": "ASC",
+    }
+    found: list[dict[str, Any]] = asked("/events/filter", {"filter": wanted})["events"]
+    return found
+
+
+def once(found: Callable[[], Any], seconds: float = 90) -> Any:
+    """What is found, as soon as anything is."""
+    until = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.2)
+    return result
+
+
+@flow
+def store(folder: Path, name: str, path: str, fails: bool = False) -> str:
+    with transaction():
+        upload(folder, Datastore.get(name).path(path).as_upload(publish="atomic"))
+        if fails:
+            raise RuntimeError("the check failed")
+    return str(flow_run.id)
+
+
+def test_an_upload_says_that_something_is_there_when_it_is_there_to_stay(tmp_path: Path) -> None:
+    name = f"events_{uuid.uuid4().hex[:8]}"
+    Datastore.register_local(name, tmp_path / "store")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a b.txt").write_text("first")
+    with pytest.raises(RuntimeError, match="the check failed"):
+        store(tmp_path / "model", name, "models/a b", fails=True)
+    run_id = store(tmp_path / "model", name, "models/a b")
+    store(tmp_path / "model", name, "models/a b")  # nothing is new
+    (tmp_path / "model/a b.txt").write_text("second!")
+    store(tmp_path / "model", name, "models/a b")
+
+    place = f"datastore://{name}/models/a%20b"
+    once(lambda: len(events_of(place)) > 1)
+    first, second = events_of(place)
+    assert first["resource"]["prefect.resource.name"] == f"{name}:models/a b"
+    assert {key: first["payload"][key] for key in ("datastore", "path", "publish", "bytes")} == {
+        "datastore": name,
+        "path": "models/a b",
+        "publish": "atomic",
+        "bytes": 5,
+    }
+    assert first["payload"]["generation"] != second["payload"]["generation"] != ""
+    assert f"prefect.flow-run.{run_id}" in {
+        related["prefect.resource.id"] for related in first["related"]
+    }
+
+
+@pytest.mark.usefixtures("name_of_the_examples")
+@pytest.mark.xdist_group("the default datastore")
+def test_an_automation_runs_a_deployment_when_something_was_stored(
+    tmp_path: Path, project: Path
+) -> None:
+    pool = ("--type", "process", "--overwrite", "staging")
+    prefect("work-pool", "create", *pool, directory=project)
+    deploy("on-new-digits", project=project)
+    deployed = known("/deployments/name/train/on-new-digits")
+    Datastore.register_local("raw", tmp_path / "store", overwrite=True)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/train.csv").write_text("1,2")
+
+    def runs() -> list[dict[str, Any]]:
+        of_it = {"deployments": {"id": {"any_": [deployed["id"]]}}}
+        found: list[dict[str, Any]] = asked("/flow_runs/filter", of_it)
+        return found
+
+    def runs_after_another_upload() -> list[dict[str, Any]]:
+        # The server learns of a new automation in its own time.
+        (tmp_path / "digits/train.csv").write_text(uuid.uuid4().hex)
+        store(tmp_path / "digits", "raw", "other")
+        store(tmp_path / "digits", "raw", "digits")
+        time.sleep(1)
+        return runs()
+
+    try:
+        started, *_ = once(runs_after_another_upload)
+        assert started["parameters"] == {"datastore": "raw", "path": "digits"}
+        assert {run["parameters"]["path"] for run in runs()} == {"digits"}
+    finally:
+        with get_client(sync_client=True) as client:  # or other tests' workers would run it
+            client.request("DELETE", f"/deployments/{deployed['id']}")
