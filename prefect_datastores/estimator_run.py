@@ -48,6 +48,7 @@ from prefect_datastores.tasks import (
     mount,
     results,
     upload,
+    upload_of,
 )
 from prefect_datastores.transfers import as_available, preflight
 
@@ -239,8 +240,9 @@ class EstimatorRun:
         for reference in due:
             if before := self._came.get(reference.name):
                 forget_unless_written(paths[reference.name], before)
+        sources = [*self._downloads, *self._mounts]
         futures = {
-            reference.name: upload.submit(
+            reference.name: upload_of(reference, sources).submit(
                 paths[reference.name],
                 reference,
                 scope=scope,

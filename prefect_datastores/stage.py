@@ -25,7 +25,7 @@ from prefect_datastores.references import DataReference, When, check_references
 from prefect_datastores.settings import scratch_root, this_compute
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
-from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload
+from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload_of
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -180,7 +180,11 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                 if reference.mode == "upload" and reference.when in {outcome, "always"}
             }
             try:
-                calls = {key: (upload, (self._places[key], due[key])) for key in due}
+                sources = [item for item in self._references.values() if item.mode != "upload"]
+                calls = {
+                    key: (upload_of(due[key], sources), (self._places[key], due[key]))
+                    for key in due
+                }
                 reports = _call_all(calls, self._scope, self._stop)
             except Exception as fault:
                 if error is None:

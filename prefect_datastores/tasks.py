@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import Task, task
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.transactions import Transaction, get_transaction
 
+from prefect_datastores.assets import asset_of
 from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
@@ -219,6 +221,24 @@ def take_back_upload(of: Transaction) -> None:
         of.logger.info("%s shows %s again; %s was taken back.", place, before, generation)
     else:
         of.logger.warning("%s shows something else than %s by now, which stays.", place, generation)
+
+
+def upload_of(
+    reference: DataReference, sources: Iterable[DataReference]
+) -> Task[..., TransferReport]:
+    """Return the task `upload` for a reference, whose run says out of what the place was made."""
+    makes = materialize(
+        asset_of(reference),
+        by="prefect-datastores",
+        name="upload",
+        task_run_name=_task_run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        asset_deps=list(map(asset_of, sources)),
+        on_commit=[announce_upload],
+        on_rollback=[take_back_upload],
+    )
+    return makes(upload.fn)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ LAYERS = [
     {"scripts", "testing", "filesystems", "mounting"},
     {
         *("references", "datastores", "compute", "display", "settings", "slots"),
-        *("result_table", "results_page", "events"),
+        *("result_table", "results_page", "events", "assets"),
     },
     {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
