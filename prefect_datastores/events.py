@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
 from prefect.context import FlowRunContext, TaskRunContext
@@ -16,39 +16,56 @@ from prefect_datastores.staging.report import TransferReport
 PUBLISHED = "datastore.published"
 
 
-def place_id(reference: DataReference) -> str:
+def place_id(datastore: str, path: str) -> str:
     """Return the resource of an event about a place: `datastore://name/path`, as a URI has it.
 
     A trigger matches it, or all below a folder with a `*` at the end.
     """
-    return f"datastore://{reference.datastore}/{quote(reference.path_on_datastore)}"
+    return f"datastore://{datastore}/{quote(path)}"
 
 
-def tell_published(reference: DataReference, report: TransferReport) -> None:
+@dataclass(frozen=True)
+class Stored:
+    """What an upload stored, in a few words: a report may be of a million objects."""
+
+    datastore: str
+    path: str
+    url: str
+    publish: str
+    objects: int
+    bytes: int
+    generation: str
+
+    @classmethod
+    def of(cls, reference: DataReference, report: TransferReport) -> Stored:
+        """Say it of an upload to the place of a reference; no secret is in it."""
+        published = report.publication
+        return cls(
+            datastore=reference.datastore,
+            path=reference.path_on_datastore,
+            url=scrub(report.destination),
+            publish=reference.publish,
+            objects=report.count,
+            bytes=report.bytes,
+            generation=published.pointer.generation if published else "",
+        )
+
+
+def tell_published(stored: Stored) -> None:
     """Emit `datastore.published`, where there is a run, and anything is new.
 
-    Its resource is the place, its payload says which datastore and path, how many objects and bytes are
-    new, and the generation, where a folder was published at once. A server that does not answer costs
-    the event, never the upload.
+    Its resource is the place, its payload what `Stored` has. A server that does not answer costs the
+    event, never the upload.
     """
-    if not report.count or not (TaskRunContext.get() or FlowRunContext.get()):
+    if not stored.objects or not (TaskRunContext.get() or FlowRunContext.get()):
         return
-    payload: dict[str, Any] = {
-        "datastore": reference.datastore,
-        "path": reference.path_on_datastore,
-        "url": scrub(report.destination),
-        "publish": reference.publish,
-        "objects": report.count,
-        "bytes": report.bytes,
-        "generation": report.publication.pointer.generation if report.publication else "",
-    }
     resource = {
-        "prefect.resource.id": place_id(reference),
-        "prefect.resource.name": reference.uri,
-        "prefect-datastores.datastore": reference.datastore,
-        "prefect-datastores.path": reference.path_on_datastore,
+        "prefect.resource.id": place_id(stored.datastore, stored.path),
+        "prefect.resource.name": f"{stored.datastore}:{stored.path}",
+        "prefect-datastores.datastore": stored.datastore,
+        "prefect-datastores.path": stored.path,
     }
     try:
-        emit_event(PUBLISHED, resource=resource, payload=payload)
+        emit_event(PUBLISHED, resource=resource, payload=asdict(stored))
     except Exception as error:  # noqa: BLE001 - whatever the server's trouble is
         run_log().debug("The event %s could not be emitted: %s", PUBLISHED, error)

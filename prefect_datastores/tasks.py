@@ -20,7 +20,7 @@ from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
 from prefect_datastores.errors import StageFailed
-from prefect_datastores.events import tell_published
+from prefect_datastores.events import Stored, tell_published
 from prefect_datastores.mounts import in_scope
 from prefect_datastores.references import DataReference
 from prefect_datastores.result_table import show_table
@@ -190,7 +190,7 @@ def upload(
     with transfer_slot(stop), _failure_told():
         report = deliver(Path(source), wanted, cancellation=stop, progress=display_for(True))
     if current := get_transaction():
-        current.set(_STORED, (wanted, report))
+        current.set(_STORED, Stored.of(wanted, report))
         if report.publication:
             current.set(_PUBLISHED, (wanted, report.publication))
     _tell(report)
@@ -200,9 +200,9 @@ def upload(
 @upload.on_commit
 def announce_upload(of: Transaction) -> None:
     """Say by an event that something is there: when it is there to stay, and not before."""
-    reference, report = of.get(_STORED, (None, None))
-    if report is not None:
-        tell_published(reference, report)
+    stored = of.get(_STORED, None)
+    if stored is not None:
+        tell_published(stored)
 
 
 # Prefect would say in the log of every upload that it ran.

@@ -18,11 +18,13 @@ import jsonschema
 import pytest
 import toml
 import yaml
+from azure.storage.blob import ContainerClient
 from click.testing import CliRunner
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
+from servers.azurite import Azurite
 
 from prefect_datastores import Datastore, upload
 from prefect_datastores.cli import main
@@ -226,9 +228,18 @@ def store(folder: Path, name: str, path: str, fails: bool = False) -> str:
     return str(flow_run.id)
 
 
-def test_an_upload_says_that_something_is_there_when_it_is_there_to_stay(tmp_path: Path) -> None:
+def test_an_upload_says_that_something_is_there_when_it_is_there_to_stay(
+    tmp_path: Path, azurite: Azurite, container: ContainerClient
+) -> None:
     name = f"events_{uuid.uuid4().hex[:8]}"
-    Datastore.register_local(name, tmp_path / "store")
+    Datastore.register_azure_blob_container(
+        datastore_name=name,
+        container_name=container.container_name,
+        account_name=azurite.account,
+        account_key=azurite.key,
+        protocol="http",
+        endpoint=f"{azurite.host}:{azurite.port}",
+    )
     (tmp_path / "model").mkdir()
     (tmp_path / "model/a b.txt").write_text("first")
     with pytest.raises(RuntimeError, match="the check failed"):
@@ -249,6 +260,7 @@ def test_an_upload_says_that_something_is_there_when_it_is_there_to_stay(tmp_pat
         "bytes": 5,
     }
     assert first["payload"]["generation"] != second["payload"]["generation"] != ""
+    assert azurite.key not in json.dumps([first, second])
     assert f"prefect.flow-run.{run_id}" in {
         related["prefect.resource.id"] for related in first["related"]
     }
