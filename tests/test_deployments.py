@@ -22,8 +22,10 @@ from azure.storage.blob import ContainerClient
 from click.testing import CliRunner
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
+from prefect.workers.process import ProcessWorker
 from servers.azurite import Azurite
 
 from prefect_datastores import Datastore, upload
@@ -64,6 +66,12 @@ def prefect(*arguments: str, directory: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def make_pool(name: str, pool_type: str, template: dict[str, Any]) -> None:
+    made = WorkPoolCreate(name=name, type=pool_type, base_job_template=template)
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(made, overwrite=True)
 
 
 @pytest.fixture
@@ -116,9 +124,8 @@ def known(path: str) -> dict[str, Any]:
 
 def test_deployments_in_containers_are_what_their_pools_take(project: Path) -> None:
     for name, (pool_type, template) in POOLS.items():
-        pool = ("--type", pool_type, "--overwrite", DEPLOYMENTS[name]["work_pool"]["name"])
-        made_of = ("--base-job-template", str(template))
-        prefect("work-pool", "create", *pool, *made_of, directory=project)
+        pool = DEPLOYMENTS[name]["work_pool"]["name"]
+        make_pool(pool, pool_type, json.loads(template.read_text()))
     deploy(*POOLS, project=project)
     for name in POOLS:
         deployed, pool = known(f"/deployments/name/train/{name}"), DEPLOYMENTS[name]["work_pool"]
@@ -271,8 +278,7 @@ def test_an_upload_says_that_something_is_there_when_it_is_there_to_stay(
 def test_an_automation_runs_a_deployment_when_something_was_stored(
     tmp_path: Path, project: Path
 ) -> None:
-    pool = ("--type", "process", "--overwrite", "staging")
-    prefect("work-pool", "create", *pool, directory=project)
+    make_pool("staging", "process", ProcessWorker.get_default_base_job_template())
     deploy("on-new-digits", project=project)
     deployed = known("/deployments/name/train/on-new-digits")
     Datastore.register_local("raw", tmp_path / "store", overwrite=True)
