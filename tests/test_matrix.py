@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 from docker.types import HostConfig
 from prefect import flow
 from prefect.utilities.templating import apply_values
@@ -36,9 +35,10 @@ from prefect_datastores import (
     stage,
     staged,
 )
+from prefect_datastores.cli import main
 from prefect_datastores.compute.check import check_compute, check_way
 from prefect_datastores.compute.direct import direct
-from prefect_datastores.compute.job_variables import job_variables
+from prefect_datastores.compute.job_variables import for_pool, job_variables
 from prefect_datastores.compute.matrix import (
     COMPUTES,
     KINDS,
@@ -358,6 +358,46 @@ def test_job_variables_have_no_secret_and_none_for_what_no_job_could_find(
         job_variables("spark", [registered["AzureBlob"].as_download()])
 
 
+def test_a_deployment_gets_what_its_data_needs_and_over_it_what_was_given(
+    registered: dict[Kind, FileDatastore],
+) -> None:
+    wanted = [registered["AzureBlob"].as_mount(), registered["Local"].as_download()]
+    given = {
+        "image": "mine",
+        "env": {"A": "b"},
+        "volumes": ["/x:/x"],
+        "container_create_kwargs": {"cap_add": ["SYS_ADMIN", "NET_ADMIN"], "init": True},
+    }
+    made = for_pool("docker", POOLS["docker"], wanted, given)
+    folder = registered["Local"].root  # type: ignore[attr-defined]
+    assert made == {
+        "image": "mine",
+        "env": {"PREFECT_INTEGRATIONS_DATASTORES_COMPUTE": "docker", "A": "b"},
+        "volumes": [f"{folder}:{folder}:ro", "/x:/x"],
+        "container_create_kwargs": {
+            "devices": ["/dev/fuse:/dev/fuse:rwm"],
+            "cap_add": ["SYS_ADMIN", "NET_ADMIN"],
+            "security_opt": ["apparmor=unconfined"],
+            "init": True,
+        },
+    }
+    assert given["volumes"] == ["/x:/x"]  # what was given is not changed
+    assert for_pool("docker", POOLS["docker"], wanted) == job_variables("docker", wanted)
+    assert for_pool("ecs", {}, wanted, given) == given
+
+
+def test_what_a_pool_has_no_place_for_is_refused_and_not_lost(
+    registered: dict[Kind, FileDatastore],
+) -> None:
+    share = [registered["AzureFile"].as_mount(consistency="latest")]
+    for pool in ("kubernetes", "azure-container-instance"):
+        with pytest.raises(ConfigurationError, match=rf"'volumes'.*pool-template {pool}"):
+            for_pool(pool, POOLS[pool], share)
+        assert for_pool(pool, extended_template(pool, POOLS[pool]), share)["volumes"]
+    with pytest.raises(WayUnavailable):
+        for_pool("kubernetes", POOLS["kubernetes"], [registered["Local"].as_download()])
+
+
 @pytest.mark.parametrize("pool", list(POOLS))
 def test_a_template_that_is_extended_changes_nothing_for_runs_that_ask_for_nothing(
     pool: str,
@@ -557,15 +597,9 @@ def test_what_spark_cannot_open_is_refused() -> None:
 
 
 def run(*arguments: str, code: int = 0, given: str | None = None) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect_datastores.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        input=given,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = CliRunner().invoke(main, arguments, input=given)
+    assert done.exit_code == code, done.output
+    return done.output
 
 
 def test_the_command_shows_the_table_and_makes_what_jobs_need(

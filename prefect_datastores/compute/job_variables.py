@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from prefect_datastores.compute.check import check_reference
-from prefect_datastores.compute.matrix import Cell, Compute, find_compute
+from prefect_datastores.compute.matrix import COMPUTES, Cell, Compute, find_compute
 from prefect_datastores.datastores.azure_file import AzureFileDatastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.local import LocalDatastore
@@ -80,6 +80,50 @@ def job_variables(compute_target: Any, references: Iterable[DataReference]) -> d
             made["volumes"] = [make(datastore) for datastore in different.values()]
             made["volume_mounts"] = [_volume_mount(name) for name in different]
     return made
+
+
+def for_pool(
+    pool_type: str,
+    template: Mapping[str, Any],
+    references: Iterable[DataReference],
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the job variables of a deployment to a pool: those for its data, and over them what was given.
+
+    Mappings are merged, lists are joined, and elsewhere what was given stands. Of a type of pool that the
+    matrix does not know, nothing is checked, and what was given is all.
+
+    Args:
+        pool_type: the type of the work pool.
+        template: its base job template, as the server has it.
+        references: all that a run stages.
+        given: the job variables that somebody chose.
+
+    Raises:
+        ConfigurationError: the template has no place for one, which Prefect would leave out without a word.
+        WayUnavailable, DatastoreNotFound: as `job_variables` says.
+    """
+    if pool_type not in {compute.work_pool for compute in COMPUTES if compute.work_pool}:
+        return dict(given or {})
+    made = job_variables(pool_type, references)
+    known = template.get("variables", {}).get("properties", {})
+    if missing := [name for name in made if name not in known]:
+        raise ConfigurationError(
+            f"The work pool has no place for {', '.join(map(repr, missing))}, which the data of the run needs: update "
+            f"its base job template with what `prefect-datastores pool-template {pool_type}` makes of it."
+        )
+    return _over(made, dict(given or {}))
+
+
+def _over(made: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    result = {**made, **given}
+    for key in made.keys() & given.keys():
+        ours, theirs = made[key], given[key]
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            result[key] = _over(ours, theirs)
+        elif isinstance(ours, list) and isinstance(theirs, list):
+            result[key] = [*(item for item in ours if item not in theirs), *theirs]
+    return result
 
 
 _FUSE_OF_DOCKER = {
