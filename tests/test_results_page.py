@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 
 from prefect_datastores import Datastore, Estimator
@@ -140,6 +141,20 @@ def test_a_run_that_failed_shows_what_it_made_where_that_was_stored(tmp_path: Pa
         assert len(found) == shown
     assert "| loss | 3.5 |" in found[0]["data"]
     assert "loss 3.5" in found[0]["description"]
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_page_leads_to_where_the_results_are(tmp_path: Path) -> None:
+    name, url = f"of-{secrets.token_hex(4)}", "https://acme.blob.core.windows.net/models/a b"
+
+    @flow
+    def show() -> None:
+        show_results(name, tmp_path, uri="models:a b", url=url, stored=2)
+
+    show()
+    (found,) = results_of(f"results-{name}")
+    assert "2 objects stored at `models:a b`" in found["data"]
+    assert "](https://acme.blob.core.windows.net/models/a%20b)" in found["data"]
 
 
 @pytest.mark.filterwarnings("ignore:Artifact creation outside")
