@@ -1,11 +1,12 @@
 """Train on data from a datastore, as a flow of one's own: `stage(...)` around tasks.
 
-The deployment in `deployments/prefect.yaml` runs it. It takes the name of any registered
-datastore that holds the digits: `prefect-datastores demo` makes one, and so does
+The deployments in `deployments/prefect.yaml` run it, on four kinds of work pools. It takes the name
+of any registered datastore that holds the digits: `prefect-datastores demo` makes one, and so does
 `flows/train_digits.py`.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import joblib
 import numpy as np
@@ -27,11 +28,17 @@ def fit(data: Path, model: Path, penalty: float) -> float:
 
 
 @flow
-def train(datastore: str = "raw", path: str = "digits", penalty: float = 10.0) -> float:
-    """Download the digits, fit, and upload the model only when that went well."""
+def train(
+    datastore: str = "raw",
+    path: str = "digits",
+    penalty: float = 10.0,
+    mount: Literal["no", "pinned", "latest"] = "no",
+) -> float:
+    """Download or mount the digits, fit, and upload the model only when that went well."""
     store = Datastore.get(datastore)
+    digits = store.path(path)
     with stage(
-        data=store.path(path).as_download(),
+        data=digits.as_download() if mount == "no" else digits.as_mount(consistency=mount),
         model=store.path(f"{path}-model").as_upload(),
     ) as paths:
         score = fit.submit(paths.data, paths.model, penalty).result()

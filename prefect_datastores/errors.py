@@ -3,7 +3,8 @@
     DatastoreError
     ├── ConfigurationError (ValueError)           the call or the block is wrong; nothing was tried
     │   ├── DatastoreNotFound (LookupError)       no datastore is registered under that name
-    │   └── DatastoreExists                       one is, and `overwrite` was not given
+    │   ├── DatastoreExists                       one is, and `overwrite` was not given
+    │   └── WayUnavailable                        a compute cannot have that datastore in that way
     ├── AccessError (PermissionError)             the service, or the disk, said no
     │   ├── AuthenticationFailed                  key, token or identity is not accepted
     │   ├── AccessDenied                          accepted, but without the right to do this
@@ -67,6 +68,10 @@ class DatastoreNotFound(ConfigurationError, LookupError):
 
 class DatastoreExists(ConfigurationError):
     """A datastore of that name is registered already."""
+
+
+class WayUnavailable(ConfigurationError):
+    """A compute cannot have a datastore of that kind in that way; the message names one that works."""
 
 
 class AccessError(DatastoreError, PermissionError):

@@ -14,6 +14,8 @@ from uuid import uuid4
 from prefect import Flow, State
 from prefect import flow as prefect_flow
 
+from prefect_datastores.compute.check import check_compute, check_here
+from prefect_datastores.compute.matrix import find_compute
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import resolve
 from prefect_datastores.errors import ConfigurationError
@@ -61,7 +63,9 @@ class Estimator:
             entry_script: the script, relative to `source_directory`.
             script_params: arguments by name; a reference becomes its path, a list several values,
                 None or "" a bare flag.
-            compute_target: where it runs; "local" is this machine.
+            compute_target: where it will run, as `prefect-datastores matrix` lists it: "local" is the
+                process that runs the flow, others are the type of a deployment's work pool. What
+                the references ask for is checked against that.
             inputs: references (or datastores) to download before and upload after the script.
             environment_variables: more variables for the script.
             source_directory_data_store: the datastore that carries the source to the run; without
@@ -73,12 +77,9 @@ class Estimator:
         Raises:
             ConfigurationError: the source or the script is missing, or an argument cannot work.
             NameCollision: two references would share a variable.
+            WayUnavailable: the compute cannot have a datastore so; the message names a way that works.
         """
-        if compute_target not in (None, "local"):
-            raise ConfigurationError(
-                f"compute_target={compute_target!r} is not available; use 'local', which is the machine that runs "
-                "the flow, and choose that machine by the work pool of a deployment."
-            )
+        compute = find_compute("local" if compute_target is None else compute_target)
         if max_run_duration_seconds is not None and max_run_duration_seconds <= 0:
             raise ConfigurationError("max_run_duration_seconds must be more than 0.")
         source, script = Path(source_directory).expanduser().absolute(), normal_path(entry_script)
@@ -106,8 +107,10 @@ class Estimator:
             else carrier,
             max_run_duration_seconds=max_run_duration_seconds,
             keep=keep,
+            compute_target=compute.name,
         )
         check_references(self.spec.references())
+        check_compute(compute.name, self.spec.references())
 
     @classmethod
     def from_spec(cls, spec: EstimatorSpec) -> Estimator:
@@ -177,8 +180,10 @@ class Estimator:
         Raises:
             ScriptFailed: the script ended with an error; its last lines are in the message.
             StageFailed: data could not be moved.
+            ConfigurationError: `compute_target` is somewhere else.
             CancelledRun: the run was cancelled from Prefect.
         """
+        check_here(self.spec.compute_target)
         result: dict[str, Any] = self.as_flow()(**parameters)
         return result
 
@@ -186,9 +191,11 @@ class Estimator:
         """Start a flow run in a process of its own and return at once.
 
         Raises:
-            ConfigurationError: a datastore is not registered, so that another process cannot find it.
+            ConfigurationError: a datastore is not registered, so that another process cannot find it;
+                or `compute_target` is somewhere else.
             MountUnavailable: a reference is a mount without fallback.
         """
+        check_here(self.spec.compute_target)
         for reference in map(as_available, self.spec.references()):
             resolve(reference)
             if reference._unregistered is not None:  # noqa: SLF001 - values of one thing

@@ -28,6 +28,7 @@ from prefect_datastores.estimator_spec import EstimatorSpec, items_of
 from prefect_datastores.mounts import mounts_of
 from prefect_datastores.names import join
 from prefect_datastores.references import DataReference
+from prefect_datastores.results_page import show_results
 from prefect_datastores.scripts.child import run_script, script_environment
 from prefect_datastores.scripts.source import (
     OUTPUTS,
@@ -39,6 +40,7 @@ from prefect_datastores.scripts.source import (
 )
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.tasks import (
     as_they_end,
     cancellation_scope,
@@ -46,6 +48,7 @@ from prefect_datastores.tasks import (
     mount,
     results,
     upload,
+    upload_of,
 )
 from prefect_datastores.transfers import as_available, preflight
 
@@ -237,8 +240,9 @@ class EstimatorRun:
         for reference in due:
             if before := self._came.get(reference.name):
                 forget_unless_written(paths[reference.name], before)
+        sources = [*self._downloads, *self._mounts]
         futures = {
-            reference.name: upload.submit(
+            reference.name: upload_of(reference, sources).submit(
                 paths[reference.name],
                 reference,
                 scope=scope,
@@ -249,6 +253,7 @@ class EstimatorRun:
         }
         for _ in as_they_end(futures.values()):
             pass
+        self._show(futures, paths)
         if outcome == "failure":  # the script's error is what people need to see
             return {}
         stored: dict[str, int] = {}
@@ -256,6 +261,22 @@ class EstimatorRun:
             count = futures[reference.name].result().count
             stored[reference.uri] = stored.get(reference.uri, 0) + count
         return stored
+
+    def _show(self, uploads: Mapping[str, PrefectFuture[Any]], paths: Mapping[str, Path]) -> None:
+        """Show what the script left in `outputs/`, where that is stored."""
+        outputs = next(item for item in self._uploads if item.path_on_compute == OUTPUTS)
+        if (future := uploads.get(outputs.name)) is None:
+            return
+        # A future's own state is what the server knows of it, which comes later.
+        report = future.result(raise_on_failure=False)
+        if isinstance(report, TransferReport):
+            show_results(
+                self._spec.name,
+                paths[outputs.name],
+                uri=outputs.uri,
+                url=report.destination,
+                stored=report.count,
+            )
 
     def _leave(self, *, failed: bool) -> None:
         if self._spec.keep == "always" or (failed and self._spec.keep == "failed"):

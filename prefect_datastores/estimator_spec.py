@@ -26,6 +26,7 @@ class EstimatorSpec(BaseModel):
     source_directory_data_store: str | None = None
     max_run_duration_seconds: float | None = None
     keep: Keep = "failed"
+    compute_target: str = "local"
 
     def references(self) -> list[DataReference]:
         """Return each reference once, those of `script_params` too."""

@@ -72,6 +72,16 @@ class DatastoresSettings(PrefectBaseSettings):
         description="The name of a global concurrency limit of Prefect, of which each download and "
         "upload holds a slot while it transfers; none when it is not set.",
     )
+    compute: str | None = Field(
+        default=None,
+        description="Where this is, as the matrix of computes calls it; the job variables that the "
+        "matrix makes say it. Nothing is checked against the matrix when it is not set.",
+    )
+    native_mounts: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Where the compute itself mounted file shares, by the datastore's name, as JSON; "
+        "the job variables that the matrix makes say it.",
+    )
 
 
 def rates() -> Rates:
@@ -125,3 +135,13 @@ def mount_drafts_root() -> Path:
 def journals_root() -> Path:
     """Return the folder in which uploads write down what they did; it need not exist."""
     return get_current_settings().home / "datastores" / "journals"
+
+
+def this_compute() -> str | None:
+    """Return where this is, as the matrix of computes calls it; None where nobody said it."""
+    return DatastoresSettings().compute
+
+
+def native_mounts() -> dict[str, Path]:
+    """Return where the compute itself mounted file shares, by the datastore's name."""
+    return DatastoresSettings().native_mounts

@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext, TaskRunContext
 
+from prefect_datastores.compute.check import check_compute
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCollision
 from prefect_datastores.mounts import Mounts, mounts_of
 from prefect_datastores.references import DataReference, When, check_references
-from prefect_datastores.settings import scratch_root
+from prefect_datastores.settings import scratch_root, this_compute
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
-from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload
+from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload_of
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -83,13 +84,18 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
         self,
         *references: DataReference | FileDatastore,
         working_directory: str | Path | None = None,
+        compute_target: str | None = None,
         **named: DataReference | FileDatastore,
     ) -> None:
         """Take references by keyword, or by position under their own names.
 
+        `compute_target` is where the block will run, as `prefect-datastores matrix` lists it; where it is
+        not given, the job variables that the matrix makes say it. What cannot be had there is refused now.
+
         Raises:
             NameCollision: two share a name.
-            ConfigurationError: something else than a reference was given.
+            WayUnavailable: the compute cannot have a datastore so; the message names a way that works.
+            ConfigurationError: something else than a reference was given, or there is no such compute.
         """
         given = {as_reference(item).name: as_reference(item) for item in references}
         if len(given) != len(references) or given.keys() & named.keys():
@@ -102,6 +108,8 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                 f"{hidden[0]!r} is a word of the staged paths' own; choose another keyword."
             )
         self._references = {**given, **{key: as_reference(item) for key, item in named.items()}}
+        if (compute := compute_target or this_compute()) is not None:
+            check_compute(compute, self._references.values())
         self._directory = Path(working_directory) if working_directory else None
         self._exits = ExitStack()
         self._places: dict[str, Path] = {}
@@ -172,7 +180,11 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                 if reference.mode == "upload" and reference.when in {outcome, "always"}
             }
             try:
-                calls = {key: (upload, (self._places[key], due[key])) for key in due}
+                sources = [item for item in self._references.values() if item.mode != "upload"]
+                calls = {
+                    key: (upload_of(due[key], sources), (self._places[key], due[key]))
+                    for key in due
+                }
                 reports = _call_all(calls, self._scope, self._stop)
             except Exception as fault:
                 if error is None:
@@ -255,7 +267,10 @@ def _call_all(
 
 
 def staged(
-    *, working_directory: str | Path | None = None, **references: DataReference | FileDatastore
+    *,
+    working_directory: str | Path | None = None,
+    compute_target: str | None = None,
+    **references: DataReference | FileDatastore,
 ) -> Callable[[Function], Function]:
     """Stage data around a function: use it below `@task` or `@flow`.
 
@@ -264,7 +279,10 @@ def staged(
 
     Raises:
         ConfigurationError: the function has no parameter for a reference.
+        WayUnavailable: `compute_target` was given, and cannot have a datastore so.
     """
+    if compute_target is not None:
+        check_compute(compute_target, map(as_reference, references.values()))
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
@@ -280,7 +298,11 @@ def staged(
         )
 
         chosen = _wrapped(
-            function, visible, lambda: stage(working_directory=working_directory, **references)
+            function,
+            visible,
+            lambda: stage(
+                working_directory=working_directory, compute_target=compute_target, **references
+            ),
         )
         chosen.__signature__ = visible
         chosen.__annotations__ = {

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import queue
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import Task, task
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.transactions import Transaction, get_transaction
 
+from prefect_datastores.assets import asset_of
+from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
 from prefect_datastores.errors import StageFailed
+from prefect_datastores.events import Stored, tell_published
 from prefect_datastores.mounts import in_scope
 from prefect_datastores.references import DataReference
 from prefect_datastores.result_table import show_table
@@ -27,6 +31,7 @@ from prefect_datastores.transfers import as_reference, deliver, fetch, take_back
 
 _LOOK_SECONDS = 0.5
 _PUBLISHED = "prefect_datastores.published"
+_STORED = "prefect_datastores.stored"
 _cancellations: dict[str, Cancellation] = {}
 
 
@@ -148,6 +153,12 @@ def mount(
         ObjectNotFound: nothing is there.
     """
     wanted, place = as_reference(reference), Path(link) if link is not None else None
+    if (native := native_place(wanted)) is not None:
+        path = use_native(wanted, native, place)
+        run_log().info(
+            "%s is mounted by the compute itself: it shows what is there now.", wanted.uri
+        )
+        return path
     path = in_scope(scope).add(wanted, place, _cancellation(scope))
     run_log().info("Mounted %s at %s", wanted.uri, path)
     return path
@@ -178,10 +189,24 @@ def upload(
     stop, wanted = _cancellation(scope), as_reference(reference)
     with transfer_slot(stop), _failure_told():
         report = deliver(Path(source), wanted, cancellation=stop, progress=display_for(True))
-    if report.publication and (current := get_transaction()):
-        current.set(_PUBLISHED, (wanted, report.publication))
+    if current := get_transaction():
+        current.set(_STORED, Stored.of(wanted, report))
+        if report.publication:
+            current.set(_PUBLISHED, (wanted, report.publication))
     _tell(report)
     return report
+
+
+@upload.on_commit
+def announce_upload(of: Transaction) -> None:
+    """Say by an event that something is there: when it is there to stay, and not before."""
+    stored = of.get(_STORED, None)
+    if stored is not None:
+        tell_published(stored)
+
+
+# Prefect would say in the log of every upload that it ran.
+announce_upload.log_on_run = False  # type: ignore[attr-defined]
 
 
 @upload.on_rollback
@@ -196,6 +221,24 @@ def take_back_upload(of: Transaction) -> None:
         of.logger.info("%s shows %s again; %s was taken back.", place, before, generation)
     else:
         of.logger.warning("%s shows something else than %s by now, which stays.", place, generation)
+
+
+def upload_of(
+    reference: DataReference, sources: Iterable[DataReference]
+) -> Task[..., TransferReport]:
+    """Return the task `upload` for a reference, whose run says out of what the place was made."""
+    makes = materialize(
+        asset_of(reference),
+        by="prefect-datastores",
+        name="upload",
+        task_run_name=_task_run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        asset_deps=list(map(asset_of, sources)),
+        on_commit=[announce_upload],
+        on_rollback=[take_back_upload],
+    )
+    return makes(upload.fn)
 
 
 @contextlib.contextmanager

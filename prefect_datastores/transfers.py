@@ -7,6 +7,7 @@ import secrets
 from functools import cache
 from pathlib import Path
 
+from prefect_datastores.compute.native import native_place
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import resolve
 from prefect_datastores.errors import (
@@ -19,7 +20,7 @@ from prefect_datastores.linked import check_kind
 from prefect_datastores.mounting import device
 from prefect_datastores.names import ObjectName, join, matcher, normal_path
 from prefect_datastores.references import DataReference
-from prefect_datastores.settings import cache_limits, journals_root
+from prefect_datastores.settings import cache_limits, journals_root, native_mounts
 from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging import publish as publishing
 from prefect_datastores.staging.cancellation import Cancellation
@@ -56,7 +57,7 @@ def as_available(reference: DataReference) -> DataReference:
         MountUnavailable: it is to be mounted, which cannot be done, and has no fallback, or none that can
             be had.
     """
-    if reference.mode != "mount":
+    if reference.mode != "mount" or native_place(reference) is not None:
         return reference
     reason = why_not_mounted()
     if reason is None:
@@ -66,9 +67,15 @@ def as_available(reference: DataReference) -> DataReference:
     if reference.fallback == "direct":
         check_kind(reference)
         return reference
+    natively = (
+        " Or as_mount(consistency='latest'): the compute itself mounted the share."
+        if reference.datastore in native_mounts()
+        else ""
+    )
     raise MountUnavailable(
         f"{reference.uri!r} is to be mounted, and cannot be: {reason} Use as_download(), or "
         "as_mount(fallback='download'), which gives the script the same paths."
+        f"{natively}"
     )
 
 

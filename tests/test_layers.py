@@ -17,7 +17,10 @@ LAYERS = [
     {"stores"},
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},
-    {"references", "datastores", "display", "settings", "slots", "result_table"},
+    {
+        *("references", "datastores", "compute", "display", "settings", "slots"),
+        *("result_table", "results_page", "events", "assets"),
+    },
     {"linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
     {"estimator", "estimator_run"},
     {"azureml", "cli", "demo", "submitted", ""},

@@ -28,9 +28,12 @@ NAMES = [
 ]
 # It takes as long as a bar needs that can be seen and clicked.
 SCRIPT = """
-import pathlib, time
+import json, pathlib, time
+from PIL import Image
 time.sleep(1.5)
 pathlib.Path("outputs/model.txt").write_text("a model")
+pathlib.Path("outputs/metrics.json").write_text(json.dumps({"accuracy": 0.98765, "rows": {"train": 1000}}))
+Image.new("RGB", (200, 100), (200, 30, 30)).save("outputs/confusion.png")
 """
 
 
@@ -142,13 +145,35 @@ def test_the_artifacts_say_how_far_each_transfer_got(run_page: PrefectPage) -> N
     run_page.page.get_by_role("tab", name="Artifacts").click()
     panel = run_page.page.get_by_role("tabpanel", name="Artifacts")
     artifacts = panel.locator("[data-slot=card]")
-    expect(artifacts).to_have_count(6)
+    expect(artifacts).to_have_count(7)  # a bar and a table of each transfer, and what was made
     run_page.picture("run-artifacts")
     expect(artifacts.filter(has_text="Downloaded 1 object")).to_have_count(2)
-    expect(artifacts.filter(has_text="Uploaded 1 object")).to_have_count(1)
-    expect(artifacts.filter(has_text="1/1 objects")).to_have_count(3)
+    expect(artifacts.filter(has_text="Uploaded 3 objects")).to_have_count(1)
+    expect(artifacts.filter(has_text="1/1 objects")).to_have_count(2)
+    expect(artifacts.filter(has_text="3/3 objects")).to_have_count(1)
     expect(artifacts.filter(has_text="Downloading")).to_have_count(2)
     expect(artifacts.filter(has_text="Uploading")).to_have_count(1)
+
+
+def test_the_numbers_and_pictures_of_a_run_are_on_a_page(run_page: PrefectPage) -> None:
+    run_page.page.get_by_role("tab", name="Artifacts").click()
+    panel = run_page.page.get_by_role("tabpanel", name="Artifacts")
+    card = panel.locator("[data-slot=card]").filter(has_text="accuracy 0.98765")
+    expect(card).to_contain_text("results-train-mnist")
+    expect(card).to_contain_text("3 objects stored at trained:classifier")
+    card.click()
+    main = run_page.page.locator("main")  # all of that name; the newest is the first
+    main.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+    expect(main.get_by_role("heading", name="train-mnist", level=1)).to_be_visible()
+    expect(main.get_by_role("row", name="accuracy 0.98765")).to_be_visible()
+    expect(main.get_by_role("row", name="rows.train 1000")).to_be_visible()
+    picture = main.get_by_role("img", name="confusion.png")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [200, 100]
+    where = main.get_by_text("which is").first
+    expect(where).to_contain_text("trained/classifier")
+    where.evaluate("text => text.remove()")  # a folder of this test is for no picture
+    run_page.picture("run-results", {"x": 0, "y": 0, "width": 1500, "height": 700})
 
 
 def test_the_logs_say_what_was_moved(run_page: PrefectPage) -> None:
@@ -156,4 +181,4 @@ def test_the_logs_say_what_was_moved(run_page: PrefectPage) -> None:
     panel = run_page.page.get_by_role("tabpanel", name="Logs")
     expect(panel).to_contain_text("Running train.py")
     expect(panel).to_contain_text("Downloaded 1 object")
-    expect(panel).to_contain_text("Uploaded 1 object")
+    expect(panel).to_contain_text("Uploaded 3 objects")

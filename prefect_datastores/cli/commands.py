@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from prefect_datastores.cli.compute import job_variables, matrix, pool_template
 from prefect_datastores.cli.mounting import doctor, mount, mounts, unmount
 from prefect_datastores.cli.register import register
 from prefect_datastores.cli.telling import (
@@ -344,5 +345,5 @@ def demo(home: Path, ui: bool, as_json: bool) -> None:
 
 
 main.add_command(register)
-for command in (mount, unmount, mounts, doctor):
+for command in (mount, unmount, mounts, doctor, matrix, job_variables, pool_template):
     main.add_command(command)
