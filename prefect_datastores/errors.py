@@ -3,7 +3,8 @@
     DatastoreError
     ├── ConfigurationError (ValueError)           the call or the block is wrong; nothing was tried
     │   ├── DatastoreNotFound (LookupError)       no datastore is registered under that name
-    │   └── DatastoreExists                       one is, and `overwrite` was not given
+    │   ├── DatastoreExists                       one is, and `overwrite` was not given
+    │   └── SnapshotTooLarge                      a source has more files or bytes than the limits
     ├── AccessError (PermissionError)             the service, or the disk, said no
     │   ├── AuthenticationFailed                  key, token or identity is not accepted
     │   ├── AccessDenied                          accepted, but without the right to do this
@@ -66,6 +67,17 @@ class DatastoreNotFound(ConfigurationError, LookupError):
 
 class DatastoreExists(ConfigurationError):
     """A datastore of that name is registered already."""
+
+
+class SnapshotTooLarge(ConfigurationError):
+    """A source directory has more than a snapshot takes; `largest` names files with their bytes."""
+
+    def __init__(self, message: str, *, largest: tuple[tuple[str, int], ...] = ()) -> None:
+        super().__init__(message)
+        self.largest = largest
+
+    def __reduce__(self) -> tuple[partial[SnapshotTooLarge], tuple[str]]:
+        return partial(type(self), largest=self.largest), (str(self),)
 
 
 class AccessError(DatastoreError, PermissionError):

@@ -23,7 +23,10 @@ from prefect.states import Cancelled
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
+from prefect_datastores.deployments.archives import unpack
+from prefect_datastores.deployments.carrying import missing, reference_to
 from prefect_datastores.display import run_log
+from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.estimator_spec import EstimatorSpec, items_of
 from prefect_datastores.mounts import mounts_of
 from prefect_datastores.names import join
@@ -167,7 +170,9 @@ class EstimatorRun:
         self._root.mkdir(parents=True, mode=0o700)
         source = Path(self._spec.source_directory)
         brought: list[PrefectFuture[Any]] = []
-        if self._spec.source_directory_data_store is None:
+        if self._spec.snapshot is not None:
+            brought.append(self._fetch_snapshot(self._spec.snapshot, scope))
+        elif self._spec.source_directory_data_store is None:
             copy_source(source, self._code, leave_out=scratch_root())
         else:
             copy = self._root / "source"
@@ -189,6 +194,21 @@ class EstimatorRun:
             if not Path(reference.path_on_compute).is_absolute()
         }
         return brought
+
+    def _fetch_snapshot(self, digest: str, scope: str) -> PrefectFuture[Any]:
+        name = self._spec.source_directory_data_store
+        store = Datastore.get(name) if name else Datastore.get_default()
+        aside = self._root / "source"
+        fetched = download.submit(
+            reference_to(store, digest), aside, scope=scope, return_state=False
+        )
+        try:
+            (archive,) = results({"source": fetched}).values()
+        except ObjectNotFound as error:
+            raise missing(store, digest) from error
+        unpack(archive, digest, self._code)
+        shutil.rmtree(aside)
+        return fetched
 
     def _place(self, reference: DataReference) -> Path:
         if reference.path_on_compute:

@@ -18,9 +18,9 @@ LAYERS = [
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},
     {"references", "datastores", "display", "settings", "slots", "result_table"},
-    {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
+    {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec", "deployments"},
     {"estimator", "estimator_run"},
-    {"azureml", "cli", "demo", "submitted", ""},
+    {"azureml", "cli", "demo", "deployed", "submitted", ""},
 ]
 KNOW_NO_PREFECT = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3]
 MAY_IMPORT_AZURE = ("stores/", "datastores/credentials.py", "datastores/grants.py")

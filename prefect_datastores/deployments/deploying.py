@@ -1,0 +1,173 @@
+"""A flow is deployed: everything about it is looked at first, and one name is one deployment."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.deployments.runner import DeploymentApplyError
+from prefect.exceptions import ObjectNotFound, ParameterTypeError, PrefectHTTPStatusError
+from prefect.schedules import Cron, Interval, RRule, Schedule
+from prefect.settings import PREFECT_DEPLOYMENTS_DEFAULT_WORK_POOL_NAME, PREFECT_UI_URL
+
+from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.runs import Run
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment as it is at the server; `url` is its page, where people press Run."""
+
+    id: str
+    name: str
+    """As `prefect deployment run` takes it: flow/deployment."""
+    url: str
+    snapshot: str
+    """The digest of the source that it runs."""
+
+    def run(self, **parameters: Any) -> Run:
+        """Ask for a run, which a worker of the pool takes up, and return at once.
+
+        Raises:
+            ConfigurationError: a parameter is refused; the message says which.
+        """
+        ask: Any = run_deployment  # its signature hides that it can be called from anywhere
+        try:
+            made = ask(self.id, parameters=parameters, timeout=0, _sync=True)
+        except PrefectHTTPStatusError as error:
+            raise ConfigurationError(f"{self.name} does not take that: {_detail(error)}") from None
+        return Run(made.id)
+
+
+def deploy_flow(
+    flow: Flow[..., Any],
+    name: str,
+    *,
+    work_pool_name: str,
+    schedule: Schedule | None,
+    parameters: Mapping[str, Any] | None,
+    **options: Any,
+) -> str:
+    """Deploy a flow that says itself where its code is; return the deployment's id.
+
+    A deployment of that name is changed into this one: schedules, parameters and code are those
+    that are given now, and no others.
+
+    Raises:
+        ConfigurationError: the name or an option is refused.
+    """
+    make: Any = flow.to_deployment
+    try:
+        deployment = make(
+            name,
+            schedule=schedule,
+            parameters=dict(parameters or {}),
+            work_pool_name=work_pool_name,
+            _sync=True,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+        return str(deployment.apply(work_pool_name=work_pool_name, _sync=True))
+    except (ValueError, DeploymentApplyError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{name!r} cannot be deployed: {error}") from None
+
+
+def check_pool(name: str | None) -> str:
+    """Return the name of a work pool that exists; the one of Prefect's settings without a name.
+
+    Raises:
+        ConfigurationError: there is none of that name; the message names those that there are.
+    """
+    chosen = name or PREFECT_DEPLOYMENTS_DEFAULT_WORK_POOL_NAME.value()
+    with get_client(sync_client=True) as client:
+        if chosen:
+            try:
+                client.read_work_pool(chosen)
+            except ObjectNotFound:
+                pass
+            else:
+                return chosen
+        pools = sorted(pool.name for pool in client.read_work_pools())
+    what = f"There is no work pool {chosen!r}" if chosen else "No work_pool_name was given"
+    known = f"There are: {', '.join(pools)}." if pools else "There is none yet."
+    raise ConfigurationError(
+        f"{what}. {known} `prefect work-pool create --type process {chosen or 'NAME'}` makes one whose workers run "
+        "what they take up on their own machine."
+    )
+
+
+def one_schedule(
+    *,
+    cron: str | None,
+    interval: float | dt.timedelta | None,
+    rrule: str | None,
+    schedule: Schedule | None,
+    timezone: str | None,
+) -> Schedule | None:
+    """Return the one schedule that was given, or None.
+
+    Raises:
+        ConfigurationError: two were given, or it is none; or a timezone without one that it is of.
+    """
+    given = {"cron": cron, "interval": interval, "rrule": rrule, "schedule": schedule}
+    chosen = [key for key, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise ConfigurationError(f"Two schedules were given, {' and '.join(chosen)}; give one.")
+    if timezone is not None and chosen in ([], ["schedule"]):
+        raise ConfigurationError("timezone is that of cron, interval or rrule, and none was given.")
+    try:
+        if cron is not None:
+            return Cron(cron, timezone=timezone)
+        if rrule is not None:
+            return RRule(rrule, timezone=timezone)
+        if interval is not None:
+            return Interval(_positive(interval), timezone=timezone)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"{chosen[0]}={given[chosen[0]]!r} is no schedule: {error}"
+        ) from None
+    return schedule
+
+
+def _positive(interval: float | dt.timedelta) -> dt.timedelta:
+    step = interval if isinstance(interval, dt.timedelta) else dt.timedelta(seconds=interval)
+    if step <= dt.timedelta():
+        raise ConfigurationError(f"interval={interval!r} is no schedule: it has to be more than 0.")
+    return step
+
+
+def page_of(deployment_id: str) -> str:
+    """Return the page of a deployment in Prefect's UI."""
+    return f"{PREFECT_UI_URL.value() or ''}/deployments/deployment/{deployment_id}"
+
+
+def check_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> None:
+    """Return when a flow takes these parameters.
+
+    Raises:
+        ConfigurationError: it has none of that name, or the value is of the wrong type.
+    """
+    known = list(flow.parameters.properties)
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigurationError(
+            f"The flow {flow.name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}."
+        )
+    try:
+        flow.validate_parameters(dict(given))
+    except ParameterTypeError as error:
+        raise ConfigurationError(f"A parameter of {flow.name!r} is refused: {error}") from None
+
+
+def _detail(error: Any) -> str:
+    try:
+        return str(error.response.json().get("detail") or error)
+    except (ValueError, AttributeError):
+        return str(error)
