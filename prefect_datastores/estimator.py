@@ -21,6 +21,7 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import resolve_elsewhere
 from prefect_datastores.deployments.deploying import (
     Deployed,
+    check_name,
     check_parameters,
     check_pool,
     deploy_flow,
@@ -279,6 +280,7 @@ class Estimator:
             SnapshotTooLarge: the source has more than a snapshot takes; nothing was deployed.
             DatastoreError: the source cannot be stored; nothing was deployed.
         """
+        check_name(name)
         when = one_schedule(
             cron=cron, interval=interval, rrule=rrule, schedule=schedule, timezone=timezone
         )

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,21 +21,26 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments.steps.core import run_steps
+from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron
 
 from prefect_datastores import Datastore, Estimator, LocalDatastore
 from prefect_datastores.deployments.carrying import SNAPSHOTS
 from prefect_datastores.deployments.deploying import Deployed
-from prefect_datastores.deployments.steps import pull_from_datastore, push_to_datastore
+from prefect_datastores.deployments.steps import (
+    pull_estimator,
+    pull_from_datastore,
+    push_to_datastore,
+)
 from prefect_datastores.deployments.storage import DatastoreStorage
 from prefect_datastores.errors import (
     ConfigurationError,
+    DatastoreError,
     DatastoreNotFound,
     ObjectNotFound,
     SnapshotTooLarge,
 )
 from prefect_datastores.estimator_spec import EstimatorSpec
-from prefect_datastores.testing import names_below
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "scratch"), pytest.mark.timeout(240)]
 
@@ -182,7 +187,7 @@ def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
     assert changed.snapshot != first.snapshot
     assert len(stored()) == 2
     assert deployment(first).version != ""
-    assert deployment(first).schedules[0].schedule.rrule == "FREQ=DAILY"
+    assert deployment(first).schedules[0].schedule.rrule.endswith("FREQ=DAILY")
     assert est.deploy("other", pool).id != first.id
 
 
@@ -192,7 +197,7 @@ def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
         ({"cron": "0 2 * * *", "interval": 60}, "Two schedules were given, cron and interval"),
         ({"rrule": "FREQ=DAILY", "schedule": Cron("0 2 * * *")}, "Two schedules"),
         ({"cron": "every night"}, "cron='every night' is no schedule"),
-        ({"cron": "0 2 * * *", "timezone": "Berlin"}, "is no schedule"),
+        ({"cron": "0 2 * * *", "timezone": "Berlin"}, "is no schedule: Invalid timezone"),
         ({"rrule": "DAILY"}, "rrule='DAILY' is no schedule"),
         ({"interval": 0}, "interval=0 is no schedule"),
         ({"interval": timedelta(seconds=-1)}, "is no schedule"),
@@ -212,10 +217,366 @@ def test_what_cannot_work_is_refused_and_nothing_is_deployed(
     with pytest.raises(ConfigurationError, match=why):
         est.deploy(**given)
     with get_client(sync_client=True) as client:
-        assert [each for each in client.read_deployments() if each.name == given["name"]] == [] or (
-            not [
-                each
-                for each in client.read_deployments()
-                if each.entrypoint == "estimator.py:flow" and each.work_pool_name == pool
-            ]
+        assert all(each.work_pool_name != pool for each in client.read_deployments())
+    assert results.list_objects() == []
+
+
+def test_the_datastores_of_a_deployment_are_registered(estimate: Any, src: Path, pool: str) -> None:
+    stray = LocalDatastore(root=str(src))
+    for est in (
+        estimate(stray.path("a").as_download()),
+        estimate(source_directory_data_store=stray),
+    ):
+        with pytest.raises(ConfigurationError, match="not registered, so a worker cannot find it"):
+            est.deploy("nightly", pool)
+    with pytest.raises(DatastoreNotFound):
+        estimate(source_directory_data_store="no_such").deploy("nightly", pool)
+
+
+def test_a_source_that_is_too_large_or_has_no_script_is_not_deployed(
+    estimate: Any, src: Path, pool: str, results: LocalDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (src / ".amlignore").write_text("train.*\n")
+    with pytest.raises(ConfigurationError, match=r"train\.py would not be part of the snapshot"):
+        estimate().deploy("nightly", pool)
+    (src / ".amlignore").unlink()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SNAPSHOT_FILES", "1")
+    with pytest.raises(SnapshotTooLarge, match=r"3 files .*takes 1 files"):
+        estimate().deploy("nightly", pool)
+    assert results.list_objects() == []
+
+
+def test_the_flow_of_an_estimator_is_deployed_by_prefects_own_means(
+    estimate: Any, pool: str
+) -> None:
+    est = estimate(script_params={"--lr": 0.1})
+    ours = deployment(est.deploy("ours", pool))
+    theirs: Any = est.as_flow()
+    made = theirs.deploy(
+        "theirs", work_pool_name=pool, print_next_steps=False, ignore_warnings=True
+    )
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment(made)
+    assert (found.entrypoint, found.pull_steps) == (ours.entrypoint, ours.pull_steps)
+    assert found.parameter_openapi_schema == ours.parameter_openapi_schema
+
+
+# -- what a worker does, here -----------------------------------------------------------------------------
+
+
+def pulled(deployed: Any, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run a deployment's pull steps as a worker does, and return the run's directory."""
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return Path(asyncio.run(run_steps(deployed.pull_steps))["directory"])
+
+
+def test_what_looks_like_a_placeholder_stays_as_it_is(
+    estimate: Any, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "{{ $HOME }} {{{ prefect.variables.x }}} {{prefect.blocks.secret.y}} }}{{"
+    est = estimate(
+        script_params={"--prompt": text, "--nested": [text]}, environment_variables={"T": text}
+    )
+    there = pulled(deployment(est.deploy("nightly", pool)), tmp_path / "run", monkeypatch)
+    spec = EstimatorSpec.model_validate_json((there / "estimator.json").read_text())
+    assert spec.script_params == est.spec.script_params
+    assert spec.environment_variables == {"T": text}
+
+
+def test_each_run_has_a_directory_of_its_own(
+    estimate: Any, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = deployment(estimate().deploy("nightly", pool))
+    one = pulled(made, tmp_path / "shared", monkeypatch)
+    two = Path(asyncio.run(run_steps(made.pull_steps))["directory"])
+    assert one.parent == two.parent == tmp_path / "shared"
+    assert one != two
+
+
+def test_a_specification_of_another_version_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = {"name": "x", "source_directory": "", "entry_script": "x.py", "of_tomorrow": 1}
+    with pytest.raises(ConfigurationError, match="another version of prefect-datastores"):
+        pull_estimator(json.dumps(spec))
+
+
+def test_a_run_whose_snapshot_is_gone_says_so(estimate: Any, results: LocalDatastore) -> None:
+    spec = estimate().as_flow()._storage.stored()
+    (Path(results.root) / f"{SNAPSHOTS}/{spec.snapshot}.zip").unlink()
+    with pytest.raises(ObjectNotFound, match=r"snapshot .* is not in .*Deploy again"):
+        Estimator.from_spec(spec).run()
+
+
+# -- a worker -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(pool: str, tmp_path: Path, scratch: Path) -> Iterator[None]:
+    """A process worker of the pool, in an empty directory."""
+    (tmp_path / "worker").mkdir()
+    log = (tmp_path / "worker.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"],
+        cwd=tmp_path / "worker",
+        env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    yield
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    log.close()
+
+
+NEEDS_ALL = """
+import argparse, json, os, pathlib, subprocess, sys, time, pkg
+parser = argparse.ArgumentParser()
+parser.add_argument('--data', type=pathlib.Path)
+parser.add_argument('--lr', type=float)
+given = parser.parse_args()
+shown = subprocess.check_output(['./run.sh'], text=True).strip()
+data = (given.data / 'x.csv').read_text()
+with open('mine', 'x') as file:  # nobody else writes here
+    file.write(str(given.lr))
+time.sleep(2)
+if given.lr < 0:
+    sys.exit('it diverged')
+told = {'files': sorted(os.listdir('.')), 'data': data, 'shown': shown, 'answer': pkg.ANSWER}
+told['mine'], told['cwd'] = open('mine').read(), os.getcwd()
+with open(f'outputs/{given.lr}.json', 'w') as file:
+    json.dump(told, file)
+"""
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_worker_runs_deployed_estimators_side_by_side(
+    blob_place: RemotePlace,
+    share_place: RemotePlace,
+    src: Path,
+    name: Callable[[], str],
+    pool: str,
+    scratch: Path,
+    tmp_path: Path,
+) -> None:
+    (src / "train.py").write_text(NEEDS_ALL)
+    (src / "run.sh").write_text("#!/bin/sh\necho it runs\n")
+    (src / "run.sh").chmod(0o755)
+    stores = [place.register(name()) for place in (blob_place, share_place)]
+    deployed = []
+    for store in stores:
+        store.write_path("data/x.csv", store.name.encode())
+        est = Estimator(
+            src,
+            entry_script="train.py",
+            script_params={"--data": store.path("data").as_download(), "--lr": 0.1},
+            inputs=[store.path("out").as_upload("outputs")],
+            source_directory_data_store=store,
+            name=f"train-{uuid.uuid4().hex[:8]}",
         )
+        deployed.append(est.deploy("nightly", pool))
+    # The worker has the package and the datastores, and no source.
+    src.rename(tmp_path / "gone")
+
+    blob, share = deployed
+    runs = [blob.run(), blob.run(lr=0.5), share.run(lr=0.25)]
+    failing = blob.run(lr=-1)
+    for run in runs:
+        assert run.wait_for_completion() == "Completed"
+    with pytest.raises(DatastoreError, match="it diverged"):
+        failing.wait_for_completion()
+
+    told = {
+        (store.name, info.name): json.loads(store.read_path(info.name))
+        for store in stores
+        for info in store.list_objects("out")
+    }
+    assert sorted(told) == sorted(
+        [
+            *((stores[0].name, "out/0.1.json"), (stores[0].name, "out/0.5.json")),
+            (stores[1].name, "out/0.25.json"),
+        ]
+    )
+    for (store_name, output), said in told.items():
+        assert said["data"] == store_name
+        assert (said["shown"], said["answer"]) == ("it runs", 42)
+        assert f"out/{said['mine']}.json" == output
+        assert said["files"] == [".amlignore", "mine", "outputs", "pkg", "run.sh", "train.py"]
+        assert Path(said["cwd"]).is_relative_to(scratch)
+    # Each had a folder of its own; that of the one which failed is kept, as are no others.
+    assert len({said["cwd"] for said in told.values()}) == len(told)
+    assert [path.name for path in (scratch / "runs").iterdir()] == [failing.id]
+    assert (scratch / "runs" / failing.id / "code/mine").read_text() == "-1.0"
+    assert list((tmp_path / "worker").iterdir()) == []
+
+
+# -- code of any flow -----------------------------------------------------------------------------------------
+
+
+CODE = """
+from pathlib import Path
+from prefect import flow
+import numbers_of
+
+@flow
+def double(x: int = 1) -> str:
+    return f"{2 * x} {numbers_of.NAME} {(Path(__file__).parent / 'large.csv').exists()}"
+"""
+
+PROJECT = """
+push:
+  - prefect_datastores.deployments.steps.push_to_datastore:
+      id: code
+      datastore: DATASTORE
+pull:
+  - prefect_datastores.deployments.steps.pull_from_datastore:
+      datastore: "{{ code.datastore }}"
+      snapshot: "{{ code.snapshot }}"
+deployments:
+  - name: nightly
+    entrypoint: double.py:double
+    work_pool: {name: POOL}
+"""
+
+
+@pytest.fixture
+def project(src: Path) -> Path:
+    """A directory with a flow."""
+    (src / "double.py").write_text(CODE)
+    (src / "numbers_of.py").write_text("NAME = 'one'\n")
+    return src
+
+
+def test_steps_carry_code_over_each_kind_of_datastore(
+    kept: Place,
+    project: Path,
+    name: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = name()
+    store: Any = kept.register(chosen)
+    given = push_to_datastore(chosen, str(project))
+    assert given == {"datastore": chosen, "snapshot": given["snapshot"]}
+    (project / "numbers_of.py").write_text("NAME = 'two'\n")
+    store.put_directory(str(project), "flows/double")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    for taken, named in ((given, "one"), ({"datastore": chosen, "path": "flows/double"}, "two")):
+        there = Path(pull_from_datastore(**taken)["directory"])
+        assert there.is_relative_to(tmp_path / "run")
+        assert (there / "numbers_of.py").read_text() == f"NAME = '{named}'\n"
+        assert (there / "double.py").read_text() == CODE
+    with pytest.raises(ObjectNotFound):
+        pull_from_datastore(chosen, path="flows/dou")
+    for wrong in ({}, {"snapshot": "0" * 64, "path": "x"}):
+        with pytest.raises(ConfigurationError, match="takes a snapshot"):
+            pull_from_datastore(chosen, **wrong)
+
+
+def test_a_project_is_deployed_by_steps_of_its_prefect_yaml(
+    project: Path,
+    results: LocalDatastore,
+    pool: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow_name = f"double-{uuid.uuid4().hex[:8]}"
+    (project / "double.py").write_text(CODE.replace("@flow", f"@flow(name={flow_name!r})"))
+    steps = PROJECT.replace("DATASTORE", results.name).replace("POOL", pool)
+    (project / "prefect.yaml").write_text(steps)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with get_client(sync_client=True) as client:
+        made = client.read_deployment_by_name(f"{flow_name}/nightly")
+    (project / "numbers_of.py").write_text("NAME = 'what was not deployed'\n")
+    there = pulled(made, tmp_path / "run", monkeypatch)
+    loaded: Any = load_flow_from_entrypoint(str(there / str(made.entrypoint)))
+    assert loaded.fn(x=21) == "42 one False"
+
+
+def test_a_flow_comes_from_a_directory_and_goes_to_a_worker_as_it_was(
+    project: Path,
+    results: LocalDatastore,
+    pool: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source: Any = DatastoreStorage(results.name, directory=project)
+    loaded = flow.from_source(source=source, entrypoint="double.py:double")  # type: ignore[attr-defined]
+    assert loaded.name == "double"
+    (project / "numbers_of.py").write_text("NAME = 'two'\n")
+    made = loaded.deploy(
+        f"d-{uuid.uuid4().hex[:8]}",
+        work_pool_name=pool,
+        print_next_steps=False,
+        ignore_warnings=True,
+    )
+    with get_client(sync_client=True) as client:
+        deployed = client.read_deployment(made)
+    there = pulled(deployed, tmp_path / "run", monkeypatch)
+    assert (there / "numbers_of.py").read_text() == "NAME = 'one'\n"
+    assert source.pull_interval is None
+
+
+def test_a_flow_comes_from_a_folder_of_each_kind_of_datastore(
+    kept: Place, project: Path, name: Callable[[], str], tmp_path: Path
+) -> None:
+    store: Any = kept.register(name())
+    store.put_directory(str(project), "flows")
+    source = DatastoreStorage(store, path="flows/")
+    assert source == DatastoreStorage(store.name, path="./flows")
+    assert hash(source) == hash(DatastoreStorage(store.name, path="./flows"))
+    assert source != DatastoreStorage(store.name, path="other")
+    assert source.to_pull_step() == {
+        "prefect_datastores.deployments.steps.pull_from_datastore": {
+            "datastore": store.name,
+            "path": "flows",
+        }
+    }
+    source.set_base_path(tmp_path / "base")
+    asyncio.run(source.pull_code())
+    assert (source.destination / "numbers_of.py").read_text() == "NAME = 'one'\n"
+    # As it is then: what is no more there is no more here.
+    store.write_path("flows/numbers_of.py", b"NAME = 'two'\n")
+    (source.destination / "stray").write_text("")
+    asyncio.run(source.pull_code())
+    assert (source.destination / "numbers_of.py").read_text() == "NAME = 'two'\n"
+    assert not (source.destination / "stray").exists()
+    assert [path.name for path in (tmp_path / "base").iterdir()] == [source.destination.name]
+
+
+def test_a_pull_that_fails_leaves_the_code_that_is_there(
+    project: Path, results: LocalDatastore, tmp_path: Path
+) -> None:
+    results.put_directory(str(project), "flows")
+    source = DatastoreStorage(results, path="flows")
+    source.set_base_path(tmp_path / "base")
+    asyncio.run(source.pull_code())
+    shutil.rmtree(Path(results.root) / "flows")
+    with pytest.raises(ObjectNotFound):
+        asyncio.run(source.pull_code())
+    assert (source.destination / "numbers_of.py").exists()
+    assert [path.name for path in (tmp_path / "base").iterdir()] == [source.destination.name]
+
+
+def test_a_storage_is_of_one_place() -> None:
+    for wrong in ({}, {"directory": ".", "path": "x"}):
+        with pytest.raises(ConfigurationError, match="a directory of this machine or a path"):
+            DatastoreStorage("raw", **wrong)
+    with pytest.raises(ConfigurationError, match="not registered, so a worker cannot find it"):
+        DatastoreStorage(LocalDatastore(root="/nowhere"), path="x").to_pull_step()

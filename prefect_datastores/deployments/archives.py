@@ -81,11 +81,14 @@ def pack(members: Iterable[Member], archive: Path) -> Snapshot:
         AccessError, LocalDiskFull: a file cannot be read, or the archive not be written.
     """
     digest = _Digest()
-    with _named(archive), _opened(archive, 0o600) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as written:
-            for member in sorted(members, key=lambda member: member.name):
-                with _named(member.path):
-                    _add(written, member, digest)
+    with (
+        _named(archive),
+        _opened(archive, 0o600) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as written,
+    ):
+        for member in sorted(members, key=lambda member: member.name):
+            with _named(member.path):
+                _add(written, member, digest)
     return digest.snapshot()
 
 

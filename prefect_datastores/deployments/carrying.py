@@ -44,18 +44,30 @@ def push(
             is needed is left out.
         DatastoreError: the datastore does not take it.
     """
-    with _aside() as folder:
-        archive = folder / "snapshot.zip"
-        snapshot = take_snapshot(
-            directory,
-            archive,
-            snapshot_limits(),
-            at_the_top=at_the_top,
-            needs=needs,
-            leave_out=scratch_root(),
-        )
-        _store(datastore, archive.rename(archive.with_name(_name(snapshot.digest))))
+    with _aside() as aside:
+        snapshot, archive = archived(directory, aside, at_the_top=at_the_top, needs=needs)
+        _store(datastore, archive)
     return snapshot
+
+
+def archived(
+    directory: Path, aside: Path, *, at_the_top: Iterable[str] = (), needs: str = ""
+) -> tuple[Snapshot, Path]:
+    """Write the source of a directory into the folder `aside`, as the file that a datastore gets.
+
+    Raises:
+        DatastoreError: as `push` says of the directory.
+    """
+    archive = aside / "snapshot.zip"
+    snapshot = take_snapshot(
+        directory,
+        archive,
+        snapshot_limits(),
+        at_the_top=at_the_top,
+        needs=needs,
+        leave_out=scratch_root(),
+    )
+    return snapshot, archive.rename(archive.with_name(_name(snapshot.digest)))
 
 
 def pull(datastore: FileDatastore, digest: str, folder: Path) -> Snapshot:

@@ -9,14 +9,18 @@ from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import construct_schedule
 from prefect.deployments import run_deployment
 from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound, ParameterTypeError, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.settings import PREFECT_DEPLOYMENTS_DEFAULT_WORK_POOL_NAME, PREFECT_UI_URL
 
+from prefect_datastores.datastores.registration import as_configuration_error
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.runs import Run
+
+_NOT_IN_NAMES = set("/%&<>")
 
 
 @dataclass(frozen=True)
@@ -121,20 +125,23 @@ def one_schedule(
         raise ConfigurationError(f"Two schedules were given, {' and '.join(chosen)}; give one.")
     if timezone is not None and chosen in ([], ["schedule"]):
         raise ConfigurationError("timezone is that of cron, interval or rrule, and none was given.")
+    if schedule is not None or not chosen:
+        return schedule
+    (kind,) = chosen
     try:
-        if cron is not None:
-            return Cron(cron, timezone=timezone)
-        if rrule is not None:
-            return RRule(rrule, timezone=timezone)
-        if interval is not None:
-            return Interval(_positive(interval), timezone=timezone)
+        # The server would refuse a timezone, when the source is stored already.
+        with as_configuration_error(f"{kind}={given[kind]!r} is no schedule: "):
+            step = None if interval is None else _positive(interval)
+            construct_schedule(interval=step, cron=cron, rrule=rrule, timezone=timezone)
+            if step is not None:
+                return Interval(step, timezone=timezone)
+            if cron is not None:
+                return Cron(cron, timezone=timezone)
+            return RRule(rrule or "", timezone=timezone)
+    except ConfigurationError:
+        raise
     except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(
-            f"{chosen[0]}={given[chosen[0]]!r} is no schedule: {error}"
-        ) from None
-    return schedule
+        raise ConfigurationError(f"{kind}={given[kind]!r} is no schedule: {error}") from None
 
 
 def _positive(interval: float | dt.timedelta) -> dt.timedelta:
@@ -142,6 +149,18 @@ def _positive(interval: float | dt.timedelta) -> dt.timedelta:
     if step <= dt.timedelta():
         raise ConfigurationError(f"interval={interval!r} is no schedule: it has to be more than 0.")
     return step
+
+
+def check_name(name: str) -> None:
+    """Return when a deployment can have a name.
+
+    Raises:
+        ConfigurationError: Prefect would refuse it.
+    """
+    if not name or set(name) & _NOT_IN_NAMES:
+        raise ConfigurationError(
+            f"The name {name!r} cannot be deployed: it must not be empty, or have one of {' '.join(sorted(_NOT_IN_NAMES))}."
+        )
 
 
 def page_of(deployment_id: str) -> str:
