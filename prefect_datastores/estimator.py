@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import keyword
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -18,18 +15,19 @@ from prefect import flow as prefect_flow
 from prefect.schedules import Schedule
 
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.datastores.registry import resolve_elsewhere
+from prefect_datastores.datastores.registry import Datastore, resolve_elsewhere
 from prefect_datastores.deployments.deploying import (
     Deployed,
     check_name,
-    check_parameters,
     check_pool,
+    checked_parameters,
     deploy_flow,
     one_schedule,
     page_of,
 )
 from prefect_datastores.deployments.estimators import ENTRYPOINT, EstimatorStorage
 from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.estimator_parameters import Parameters, parameter_name, parameters_of
 from prefect_datastores.estimator_run import EstimatorRun, with_outputs
 from prefect_datastores.estimator_spec import EstimatorSpec, Keep
 from prefect_datastores.names import normal_path
@@ -39,9 +37,6 @@ from prefect_datastores.runs import Run, start_in_background
 from prefect_datastores.scripts.source import copy_source
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.transfers import as_available, as_reference
-
-# What Prefect and pydantic keep for themselves stays an argument of the script alone.
-_RESERVED = {"wait_for", "return_state", "model_config"}
 
 
 class Estimator:
@@ -154,40 +149,19 @@ class Estimator:
         """Return a flow of this estimator; scalars of `script_params` are its parameters.
 
         It can be deployed and served as any flow: a worker needs this package and the datastores, as
-        the source travels as a snapshot through `source_directory_data_store`.
+        the source travels as a snapshot through `source_directory_data_store`. What is deployed has
+        the references as parameters as well.
         """
+        return self._flow(parameters_of(self.spec, references=self.spec.snapshot is not None))
 
+    def _flow(self, parameters: Parameters) -> Flow[..., dict[str, Any]]:
         def body(*args: Any, **kwargs: Any) -> dict[str, Any] | State[Any]:
             bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            changed = {parameters[name]: value for name, value in bound.arguments.items()}
-            spec = self.spec.model_copy(
-                update={"script_params": {**self.spec.script_params, **changed}}
-            )
-            return EstimatorRun(spec, self._carrier).run()
+            return EstimatorRun(parameters.changed(bound.arguments), self._carrier).run()
 
-        parameters = {
-            name: key
-            for key, value in self.spec.script_params.items()
-            if isinstance(value, (bool, int, float, str))
-            and value != ""
-            and (name := _parameter_name(key))
-            and name not in _RESERVED
-            and not name.startswith("_")
-        }
-        signature = inspect.Signature(
-            [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=self.spec.script_params[key],
-                    annotation=type(self.spec.script_params[key]),
-                )
-                for name, key in parameters.items()
-            ]
-        )
+        signature = parameters.signature()
         body.__signature__ = signature  # type: ignore[attr-defined]
-        body.__name__ = body.__qualname__ = _parameter_name(self.name) or "estimator"
+        body.__name__ = body.__qualname__ = parameter_name(self.name) or "estimator"
         body.__doc__ = f"Runs {self.spec.entry_script} with its data staged around it."
         # A flow may return a state as well, which its type cannot say.
         made: Flow[..., dict[str, Any]] = prefect_flow(name=self.name)(cast("Any", body))
@@ -266,7 +240,8 @@ class Estimator:
             rrule: or by a rule of RFC 5545.
             schedule: or by a schedule of `prefect.schedules`.
             timezone: where the schedule's time is, as "Europe/Berlin"; UTC when None.
-            parameters: other values for scalars of `script_params`, by the flow's parameters.
+            parameters: other values for scalars of `script_params`, by the flow's parameters, and
+                references for other data than that of the references.
             job_variables: what the pool's type takes, as `{"image": ...}`.
             work_queue_name: a queue of the pool.
             concurrency_limit: how many of its runs go on at once.
@@ -285,7 +260,8 @@ class Estimator:
             cron=cron, interval=interval, rrule=rrule, schedule=schedule, timezone=timezone
         )
         pool = check_pool(work_pool_name)
-        check_parameters(self.as_flow(), parameters or {})
+        form = self._flow(parameters_of(self.spec, references=True))
+        given = checked_parameters(form, parameters or {})
         # Nothing was stored up to here.
         spec = EstimatorStorage(self.spec, self._carrier).stored()
         deployed = deploy_flow(
@@ -293,7 +269,8 @@ class Estimator:
             name,
             work_pool_name=pool,
             schedule=when,
-            parameters=parameters,
+            parameters=given,
+            datastores=Datastore.list(),
             version=hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12],
             job_variables=dict(job_variables) if job_variables else None,
             work_queue_name=work_queue_name,
@@ -317,10 +294,3 @@ def _parameter(key: str, value: Any) -> Any:
     raise ConfigurationError(
         f"script_params[{key!r}] is {type(value).__name__}; use scalars, lists and references."
     )
-
-
-def _parameter_name(key: str) -> str:
-    name = re.sub(r"\W", "_", key.lstrip("-"))
-    if keyword.iskeyword(name):  # --lambda is common, and lambda is no name in Python
-        name += "_"
-    return name if name.isidentifier() else ""

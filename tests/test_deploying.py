@@ -21,6 +21,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments.steps.core import run_steps
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron
 
@@ -150,7 +151,7 @@ def test_a_deployment_says_where_its_source_is_and_shows_typed_parameters(
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "Europe/Berlin")
     shown = made.parameter_openapi_schema["properties"]
-    assert {key: (shown[key]["type"], shown[key]["default"]) for key in shown} == {
+    assert {key: (shown[key]["type"], shown[key]["default"]) for key in ("lr", "deep", "kind")} == {
         "lr": ("number", 0.1),
         "deep": ("boolean", True),
         "kind": ("string", "svm"),
@@ -163,6 +164,92 @@ def test_a_deployment_says_where_its_source_is_and_shows_typed_parameters(
     assert spec.source_directory_data_store == results.name
     assert spec.source_directory == ""
     assert results.exists(f"{SNAPSHOTS}/{deployed.snapshot}.zip")
+
+
+def test_references_are_small_forms_with_datastores_to_choose_from(
+    estimate: Any, results: LocalDatastore, pool: str, name: Callable[[], str], tmp_path: Path
+) -> None:
+    other = Datastore.register_local(name(), tmp_path / "other")
+    data = results.path("a").as_download("input")
+    est = estimate(
+        data,
+        results.path("m", "model").as_upload("m", allow_empty=True),
+        script_params={"--data": data, "--chosen": other.path("x").as_download(include="*.csv")},
+    )
+    given = {"data": other.path("b").as_mount(), "model": {"path": "n"}}
+    deployed = est.deploy("nightly", pool, parameters=given)
+    made = deployment(deployed)
+    # Of a form that is given, all is kept: what it begins with may change with the next deployment.
+    assert made.parameters == {
+        "data": {"datastore": other.name, "path": "b", "mode": "mount"},
+        "model": {"datastore": results.name, "path": "n"},
+    }
+    schema = made.parameter_openapi_schema
+    assert list(schema["properties"]) == ["data", "chosen", "model", "outputs"]
+    forms = {key: schema["definitions"][key]["properties"] for key in schema["properties"]}
+    assert {key: list(form) for key, form in forms.items()} == {
+        "data": ["datastore", "path", "mode"],
+        "chosen": ["datastore", "path"],  # a mount would show what the globs leave out
+        "model": ["datastore", "path"],
+        "outputs": ["datastore", "path"],
+    }
+    assert forms["data"]["mode"]["enum"] == ["download", "mount"]
+    for form in forms.values():
+        assert {results.name, other.name, "workspaceblobstore"} <= set(form["datastore"]["enum"])
+    assert schema["properties"]["data"]["default"] == {
+        "datastore": results.name,
+        "path": "a",
+        "mode": "download",
+    }
+    # Refused before there is a run.
+    for wrong in ({"datastore": "no_such", "path": ""}, {"mode": "upload"}, {"rows": 1}):
+        with pytest.raises(ConfigurationError, match="does not take that"):
+            deployed.run(data=wrong)
+    with get_client(sync_client=True) as client:
+        run = deployed.run(data=results.path("c").as_download(), model=other.path("z").as_upload())
+        asked = client.read_flow_run(uuid.UUID(run.id)).parameters
+    assert asked["data"] == {"datastore": results.name, "path": "c", "mode": "download"}
+    assert asked["model"] == {"datastore": other.name, "path": "z"}
+
+
+def test_a_run_takes_the_data_that_a_form_names(
+    estimate: Any, results: LocalDatastore, name: Callable[[], str], tmp_path: Path
+) -> None:
+    other = Datastore.register_local(name(), tmp_path / "other")
+    for store, path in ((results, "a/x"), (other, "b/c/x"), (other, "d/x")):
+        store.write_path(path, path.encode())
+    data, more = results.path("a").as_download("input"), other.path("d")
+    est = estimate(
+        data,
+        script_params={
+            "--data": data,
+            "--all": [data, more.as_download()],
+            "--lr": 0.1,
+            "--file": f"{data}/x",
+        },
+        code="""
+        import os, sys
+        at = sys.argv.index
+        (one, (both, last), lr, file) = (
+            sys.argv[at('--data') + 1], sys.argv[at('--all') + 1 : at('--all') + 3],
+            sys.argv[at('--lr') + 1], sys.argv[at('--file') + 1],
+        )
+        assert one == both == os.environ['AZUREML_DATAREFERENCE_' + NAME], one
+        told = [open(path).read() for path in (one + '/x', last + '/x', file)]
+        open('outputs/told', 'w').write(' '.join([*told, lr, os.path.relpath(one)]))
+        """.replace("NAME", repr(data.name)),
+    )
+    flow = Estimator.from_spec(est.as_flow()._storage.stored()).as_flow()
+    flow()
+    assert results.read_path("out/told") == b"a/x d/x a/x 0.1 input"
+    flow(data={"datastore": other.name.upper(), "path": "/b/c/"}, lr=0.2)
+    assert results.read_path("out/told") == b"b/c/x d/x b/c/x 0.2 input"
+    flow(data=other.path("d", "of_its_own").as_download())
+    assert results.read_path("out/told") == b"d/x d/x d/x 0.1 input"
+    with pytest.raises(ParameterTypeError, match=r"has the component '\.\.'"):
+        flow(data={"path": "../x"})
+    with pytest.raises(DatastoreNotFound):
+        flow(data={"datastore": "no_such"})
 
 
 def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
@@ -258,6 +345,8 @@ def test_the_flow_of_an_estimator_is_deployed_by_prefects_own_means(
     with get_client(sync_client=True) as client:
         found = client.read_deployment(made)
     assert (found.entrypoint, found.pull_steps) == (ours.entrypoint, ours.pull_steps)
+    # All but the datastores to choose from, which only `est.deploy` asks for.
+    del ours.parameter_openapi_schema["definitions"]["outputs"]["properties"]["datastore"]["enum"]
     assert found.parameter_openapi_schema == ours.parameter_openapi_schema
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"scripts", "testing", "filesystems", "mounting"},
     {"references", "datastores", "display", "settings", "slots", "result_table"},
     {"mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec", "deployments"},
-    {"estimator", "estimator_run"},
+    {"estimator", "estimator_run", "estimator_parameters"},
     {"azureml", "cli", "demo", "deployed", "submitted", ""},
 ]
 KNOW_NO_PREFECT = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3]

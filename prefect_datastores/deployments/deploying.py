@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,12 @@ from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound, ParameterTypeError, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.settings import PREFECT_DEPLOYMENTS_DEFAULT_WORK_POOL_NAME, PREFECT_UI_URL
+from prefect.utilities.callables import ParameterSchema
+from pydantic import BaseModel
 
 from prefect_datastores.datastores.registration import as_configuration_error
 from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.references import DataReference
 from prefect_datastores.runs import Run
 
 _NOT_IN_NAMES = set("/%&<>")
@@ -42,7 +45,8 @@ class Deployed:
         """
         ask: Any = run_deployment  # its signature hides that it can be called from anywhere
         try:
-            made = ask(self.id, parameters=parameters, timeout=0, _sync=True)
+            given = {key: _plain(value) for key, value in parameters.items()}
+            made = ask(self.id, parameters=given, timeout=0, _sync=True)
         except PrefectHTTPStatusError as error:
             raise ConfigurationError(f"{self.name} does not take that: {_detail(error)}") from None
         return Run(made.id)
@@ -55,9 +59,12 @@ def deploy_flow(
     work_pool_name: str,
     schedule: Schedule | None,
     parameters: Mapping[str, Any] | None,
+    datastores: Iterable[str],
     **options: Any,
 ) -> str:
     """Deploy a flow that says itself where its code is; return the deployment's id.
+
+    Where a parameter is a form with a datastore, `datastores` are those to choose from.
 
     A deployment of that name is changed into this one: schedules, parameters and code are those
     that are given now, and no others.
@@ -75,6 +82,7 @@ def deploy_flow(
             _sync=True,
             **{key: value for key, value in options.items() if value is not None},
         )
+        _offer(deployment._parameter_openapi_schema, sorted(datastores))  # noqa: SLF001 - no other way
         return str(deployment.apply(work_pool_name=work_pool_name, _sync=True))
     except (ValueError, DeploymentApplyError) as error:
         if isinstance(error, ConfigurationError):
@@ -168,8 +176,8 @@ def page_of(deployment_id: str) -> str:
     return f"{PREFECT_UI_URL.value() or ''}/deployments/deployment/{deployment_id}"
 
 
-def check_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> None:
-    """Return when a flow takes these parameters.
+def checked_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as a deployment keeps them, when the flow takes them.
 
     Raises:
         ConfigurationError: it has none of that name, or the value is of the wrong type.
@@ -180,9 +188,24 @@ def check_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> None:
             f"The flow {flow.name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}."
         )
     try:
-        flow.validate_parameters(dict(given))
+        checked = flow.validate_parameters(dict(given))
     except ParameterTypeError as error:
         raise ConfigurationError(f"A parameter of {flow.name!r} is refused: {error}") from None
+    return {key: _plain(checked[key]) for key in given}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; of a reference, what a form asks for."""
+    if isinstance(value, DataReference):
+        form = {"datastore": value.datastore, "path": value.path_on_datastore}
+        return form if value.mode == "upload" else {**form, "mode": value.mode}
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _offer(schema: ParameterSchema, datastores: list[str]) -> None:
+    for form in (schema.definitions or {}).values():
+        if field := form.get("properties", {}).get("datastore"):
+            field["enum"] = datastores
 
 
 def _detail(error: Any) -> str:
