@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,8 @@ from prefect_datastores.errors import (
 from prefect_datastores.estimator_spec import EstimatorSpec
 
 pytestmark = [pytest.mark.usefixtures("prefect_api", "scratch"), pytest.mark.timeout(240)]
+
+README = Path(__file__).parent.parent / "README.md"
 
 TELL = """
 import json, os, sys
@@ -519,21 +522,6 @@ def double(x: int = 1) -> str:
     return f"{2 * x} {numbers_of.NAME} {(Path(__file__).parent / 'large.csv').exists()}"
 """
 
-PROJECT = """
-push:
-  - prefect_datastores.deployments.steps.push_to_datastore:
-      id: code
-      datastore: DATASTORE
-pull:
-  - prefect_datastores.deployments.steps.pull_from_datastore:
-      datastore: "{{ code.datastore }}"
-      snapshot: "{{ code.snapshot }}"
-deployments:
-  - name: nightly
-    entrypoint: double.py:double
-    work_pool: {name: POOL}
-"""
-
 
 @pytest.fixture
 def project(src: Path) -> Path:
@@ -571,7 +559,7 @@ def test_steps_carry_code_over_each_kind_of_datastore(
             pull_from_datastore(chosen, **wrong)
 
 
-def test_a_project_is_deployed_by_steps_of_its_prefect_yaml(
+def test_a_project_is_deployed_by_the_steps_that_the_readme_shows(
     project: Path,
     results: LocalDatastore,
     pool: str,
@@ -580,7 +568,10 @@ def test_a_project_is_deployed_by_steps_of_its_prefect_yaml(
 ) -> None:
     flow_name = f"double-{uuid.uuid4().hex[:8]}"
     (project / "double.py").write_text(CODE.replace("@flow", f"@flow(name={flow_name!r})"))
-    steps = PROJECT.replace("DATASTORE", results.name).replace("POOL", pool)
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    steps = shown.replace("datastore: raw", f"datastore: {results.name}").replace(
+        ": cpu", f": {pool}"
+    )
     (project / "prefect.yaml").write_text(steps)
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
