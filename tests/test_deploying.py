@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,11 +19,13 @@ import pytest
 from places import Place, RemotePlace
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.deployments import run_deployment
 from prefect.deployments.steps.core import run_steps
+from prefect.exceptions import ObjectNotFound as PrefectObjectNotFound
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron
+from workers import started
 
 from prefect_datastores import Datastore, Estimator, LocalDatastore
 from prefect_datastores.deployments.carrying import SNAPSHOTS
@@ -43,7 +44,9 @@ from prefect_datastores.errors import (
     SnapshotTooLarge,
 )
 from prefect_datastores.estimator_spec import EstimatorSpec
+from prefect_datastores.runs import Run
 
+pytest_plugins = ["workers"]
 pytestmark = [pytest.mark.usefixtures("prefect_api", "scratch"), pytest.mark.timeout(240)]
 
 README = Path(__file__).parent.parent / "README.md"
@@ -53,14 +56,6 @@ import json, os, sys
 with open('outputs/told.json', 'w') as file:
     json.dump({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'files': sorted(os.listdir('.'))}, file)
 """
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Scratch space of the test's own, here and in the processes that it starts."""
-    folder = tmp_path / "scratch"
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SCRATCH_ROOT", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -109,17 +104,6 @@ def estimate(src: Path, results: LocalDatastore, name: Callable[[], str]) -> Any
         return Estimator(src, entry_script="train.py", inputs=[*inputs, outputs], **options)
 
     return make
-
-
-@pytest.fixture
-def pool() -> Iterator[str]:
-    """A process pool of the test's own."""
-    made = f"pool-{uuid.uuid4().hex[:8]}"
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=made, type="process"))
-    yield made
-    with get_client(sync_client=True) as client:
-        client.delete_work_pool(made)
 
 
 def deployment(deployed: Deployed) -> Any:
@@ -405,29 +389,6 @@ def test_a_run_whose_snapshot_is_gone_says_so(estimate: Any, results: LocalDatas
 # -- a worker -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def worker(pool: str, tmp_path: Path, scratch: Path) -> Iterator[None]:
-    """A process worker of the pool, in an empty directory."""
-    (tmp_path / "worker").mkdir()
-    log = (tmp_path / "worker.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"],
-        cwd=tmp_path / "worker",
-        env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    yield
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    log.close()
-
-
 NEEDS_ALL = """
 import argparse, json, os, pathlib, subprocess, sys, time, pkg
 parser = argparse.ArgumentParser()
@@ -448,13 +409,13 @@ with open(f'outputs/{given.lr}.json', 'w') as file:
 """
 
 
-@pytest.mark.usefixtures("worker")
 def test_a_worker_runs_deployed_estimators_side_by_side(
     blob_place: RemotePlace,
     share_place: RemotePlace,
     src: Path,
     name: Callable[[], str],
     pool: str,
+    worker: Path,
     scratch: Path,
     tmp_path: Path,
 ) -> None:
@@ -506,7 +467,46 @@ def test_a_worker_runs_deployed_estimators_side_by_side(
     assert len({said["cwd"] for said in told.values()}) == len(told)
     assert [path.name for path in (scratch / "runs").iterdir()] == [failing.id]
     assert (scratch / "runs" / failing.id / "code/mine").read_text() == "-1.0"
-    assert list((tmp_path / "worker").iterdir()) == []
+    assert list(worker.iterdir()) == []
+
+
+SERVE = """
+from prefect_datastores import Datastore, Estimator
+results = Datastore.get(RESULTS)
+est = Estimator(
+    SOURCE, entry_script="train.py", name=NAME, source_directory_data_store=results,
+    inputs=[results.path("out").as_upload("outputs")],
+)
+est.as_flow().serve("served")
+"""
+
+
+def test_the_flow_of_an_estimator_is_served_as_any_other(
+    src: Path, results: LocalDatastore, tmp_path: Path
+) -> None:
+    flow_name = f"train-{uuid.uuid4().hex[:8]}"
+    shown = SERVE.replace("RESULTS", repr(results.name)).replace("NAME", repr(flow_name))
+    (tmp_path / "serve.py").write_text(shown.replace("SOURCE", repr(str(src))))
+    (tmp_path / "run").mkdir()
+    ask: Any = run_deployment
+    with started(
+        str(tmp_path / "serve.py"),
+        directory=tmp_path / "run",
+        log=tmp_path / "serve.log",
+        PREFECT_RUNNER_POLL_FREQUENCY="1",
+    ):
+        until = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(PrefectObjectNotFound):
+                run = ask(f"{flow_name}/served", timeout=0, _sync=True)
+                break
+            assert time.monotonic() < until, (tmp_path / "serve.log").read_text()
+            time.sleep(0.5)
+        # What runs is what was there when it was served.
+        (src / "train.py").write_text("raise SystemExit('another one')")
+        assert Run(run.id).wait_for_completion() == "Completed"
+    assert json.loads(results.read_path("out/told.json"))["argv"] == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 # -- code of any flow -----------------------------------------------------------------------------------------
