@@ -72,8 +72,9 @@ class Estimator:
             compute_target: where it runs; "local" is this machine.
             inputs: references (or datastores) to download before and upload after the script.
             environment_variables: more variables for the script.
-            source_directory_data_store: the datastore that carries the source to the run; without
-                one it is copied on this machine.
+            source_directory_data_store: the datastore that carries the source to the run, as a snapshot
+                within limits; without one it is copied on this machine, and a deployment takes the
+                workspace's default.
             max_run_duration_seconds: the script is stopped after that time and the run fails.
             name: the flow's name; the script's own name when None.
             keep: whether the run's folder stays afterwards: "failed" (when it failed), "always", "never".

@@ -25,7 +25,6 @@ from prefect.exceptions import ObjectNotFound as PrefectObjectNotFound
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron
-from workers import started
 
 from prefect_datastores import Datastore, Estimator, LocalDatastore
 from prefect_datastores.deployments.carrying import SNAPSHOTS
@@ -264,6 +263,21 @@ def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
     assert deployment(first).schedules[0].schedule.rrule.endswith("FREQ=DAILY")
     assert est.deploy("other", pool).id != first.id
 
+    given = {"work_queue_name": "urgent", "tags": ["t"], "job_variables": {"env": {"A": "b"}}}
+    est.deploy("nightly", pool, concurrency_limit=1, **given)
+    assert deployment(first).work_queue_name == "urgent"
+    with pytest.raises(ConfigurationError, match=r"'third' cannot be deployed: .*loudly"):
+        est.deploy("third", pool, job_variables={"stream_output": "loudly"})
+    # In a notebook, where a loop runs, as well.
+    asyncio.run(_later(lambda: est.deploy("nightly", pool)))
+    made = deployment(first)
+    assert (made.work_queue_name, made.tags, made.job_variables) == ("default", [], {})
+    assert made.global_concurrency_limit is None
+
+
+async def _later(work: Callable[[], Any]) -> None:
+    work()
+
 
 @pytest.mark.parametrize(
     ("options", "why"),
@@ -484,6 +498,8 @@ est.as_flow().serve("served")
 def test_the_flow_of_an_estimator_is_served_as_any_other(
     src: Path, results: LocalDatastore, tmp_path: Path
 ) -> None:
+    from workers import started
+
     flow_name = f"train-{uuid.uuid4().hex[:8]}"
     shown = SERVE.replace("RESULTS", repr(results.name)).replace("NAME", repr(flow_name))
     (tmp_path / "serve.py").write_text(shown.replace("SOURCE", repr(str(src))))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.workers.process import ProcessWorker
 from servers.prefect_server import PrefectServer
 
 _END_SECONDS = 20
@@ -52,8 +53,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pool(prefect_api: PrefectServer) -> Iterator[str]:
     """A process pool of the test's own."""
     made = f"pool-{uuid.uuid4().hex[:8]}"
+    template = ProcessWorker.get_default_base_job_template()  # as the command line gives it
     with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=made, type="process"))
+        client.create_work_pool(
+            WorkPoolCreate(name=made, type="process", base_job_template=template)
+        )
     yield made
     with get_client(sync_client=True) as client:
         client.delete_work_pool(made)

@@ -10,8 +10,6 @@ from typing import Any
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import construct_schedule
-from prefect.deployments import run_deployment
-from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound, ParameterTypeError, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.settings import PREFECT_DEPLOYMENTS_DEFAULT_WORK_POOL_NAME, PREFECT_UI_URL
@@ -43,6 +41,9 @@ class Deployed:
         Raises:
             ConfigurationError: a parameter is refused; the message says which.
         """
+        # Importing it imports a client of Docker, which who only reads a datastore does not need.
+        from prefect.deployments import run_deployment  # noqa: PLC0415
+
         ask: Any = run_deployment  # its signature hides that it can be called from anywhere
         try:
             given = {key: _plain(value) for key, value in parameters.items()}
@@ -72,6 +73,8 @@ def deploy_flow(
     Raises:
         ConfigurationError: the name or an option is refused.
     """
+    from prefect.deployments.runner import DeploymentApplyError  # noqa: PLC0415 - as for `run`
+
     make: Any = flow.to_deployment
     try:
         deployment = make(
@@ -84,9 +87,11 @@ def deploy_flow(
         )
         _offer(deployment._parameter_openapi_schema, sorted(datastores))  # noqa: SLF001 - no other way
         return str(deployment.apply(work_pool_name=work_pool_name, _sync=True))
+    except ConfigurationError:
+        raise
+    except PrefectHTTPStatusError as error:
+        raise ConfigurationError(f"{name!r} cannot be deployed: {_detail(error)}") from None
     except (ValueError, DeploymentApplyError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
         raise ConfigurationError(f"{name!r} cannot be deployed: {error}") from None
 
 

@@ -11,12 +11,10 @@ from pathspec import GitIgnoreSpec
 
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.files import local_error
+from prefect_datastores.scripts.source import NOT_SOURCE
 
 IGNORE_FILES = (".amlignore", ".gitignore", ".dockerignore")
 """The first of them that is there is the only one that counts, as `.amlignore` did in Azure ML."""
-
-NEVER_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
-"""What no ignore file has to name: version control, caches and environments."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Ignored:
     def _never(self, relative: str) -> bool:
         name = relative.rpartition("/")[2]
         return relative in self._at_the_top or any(
-            fnmatch.fnmatchcase(name, pattern) for pattern in NEVER_SOURCE
+            fnmatch.fnmatchcase(name, pattern) for pattern in NOT_SOURCE
         )
 
 
 def ignored_in(directory: Path, at_the_top: Iterable[str] = ()) -> Ignored:
-    """Return what the ignore file at the root of a directory leaves out, and `NEVER_SOURCE`.
+    """Return what the ignore file at the root of a directory leaves out, and `NOT_SOURCE`.
 
     `.amlignore` counts before `.gitignore`, and that before `.dockerignore`: the first that is there
     replaces the others. Each has the syntax of its own tool: a line of `.dockerignore` is anchored at

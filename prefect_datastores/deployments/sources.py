@@ -97,6 +97,8 @@ class _Walk:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):  # it leads nowhere, or to itself
             return
+        if self.leave_out is not None and target.is_relative_to(self.leave_out):
+            return
         if not target.is_relative_to(self.root):
             raise ConfigurationError(
                 f"The link {path} leads out of the source directory, to {target}, and only what is in the directory "

@@ -10,7 +10,9 @@ from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.files import local_error
 
 OUTPUTS = "outputs"
-_NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
+NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
+"""Version control, caches and environments: no ignore file has to name them."""
+
 _SHOWN = 3
 
 Stamp = frozenset[tuple[str, int, int, int]]
@@ -30,7 +32,7 @@ def copy_source(source: Path, target: Path, *, leave_out: Path) -> None:
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         where = Path(folder).relative_to(source)
-        skipped = {name for pattern in _NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
+        skipped = {name for pattern in NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
             name for name in names if where / name == inside
         }
         climbing = {name for name in names if _climbs(Path(folder) / name, leave_out)}
