@@ -251,6 +251,8 @@ def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
     assert deployment(first).schedules[0].schedule.interval == timedelta(hours=1)
 
     (src / "large.csv").write_text("left out, so nothing of the source changed")
+    (src / "outputs").mkdir()
+    (src / "outputs/model").write_text("last week's")
     assert est.deploy("nightly", pool).snapshot == first.snapshot
     assert (deployment(first).schedules, deployment(first).parameters) == ([], {})
 

@@ -375,8 +375,8 @@ def resolve_elsewhere(reference: DataReference, who: str) -> FileDatastore:
     """
     if reference._unregistered is not None:  # noqa: SLF001 - the block and its values are one thing
         raise ConfigurationError(
-            f"The datastore of {reference.uri!r} is not registered, so {who} cannot find it: save it first, or use "
-            "run()."
+            f"The datastore of {reference.uri!r} is not registered, so {who} cannot find it: save it first, or run it "
+            "in this process."
         )
     return resolve(reference)
 
