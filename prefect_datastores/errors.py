@@ -19,6 +19,7 @@
     ├── NameCollision (ValueError)                two names that would be one file
     ├── TransferError (OSError)
     │   ├── PlaceTaken                            a folder stands where a file would be, or the reverse
+    │   ├── FolderNotEmpty                        something is in the folder that is to be removed
     │   ├── PartsRefused                          what stands there is replaced by a whole only
     │   ├── PartLost                              another process took the unfinished file away
     │   ├── SourceChanged                         it changed while it was read
@@ -134,6 +135,10 @@ class FolderMissing(ObjectNotFound):
 
 class PlaceTaken(TransferError):
     """A folder stands where a file is to be written, or a file where a folder is needed."""
+
+
+class FolderNotEmpty(TransferError):
+    """Something is in the folder that was to be removed; it was left as it is."""
 
 
 class PartsRefused(TransferError):

@@ -16,6 +16,7 @@ import resource
 import shutil
 import stat
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from prefect_datastores.errors import (
     AccessError,
     DatastoreError,
+    FolderNotEmpty,
     LocalDiskFull,
     ObjectExists,
     ObjectNotFound,
@@ -33,7 +35,7 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, RelativePath
-from prefect_datastores.renames import can_exchange, exchange
+from prefect_datastores.renames import can_exchange, exchange, rename_to_new
 from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, is_part, new_name
 
 _NO_HARD_LINKS = {
@@ -267,6 +269,63 @@ class Folder:
             os.unlink(path[-1], dir_fd=fd)
             self._touch(path[:-1])
 
+    def move(self, path: RelativePath, to: RelativePath, *, if_absent: bool) -> None:
+        """Give a file another name, in place of a file that has it, unless `if_absent`; make the folders above it.
+
+        It is one step, but where a disk can give no name that must be new: there both names are the
+        file's for a moment.
+
+        Raises:
+            ObjectNotFound: nothing stands at `path`.
+            ObjectExists: the name is taken, and was to be new.
+            PlaceTaken: a folder stands at `to`, or a file where a folder is needed.
+        """
+        shown = self.shown(to)
+        with (
+            _translated(shown),
+            self._directory(path[:-1]) as source,
+            self._directory(to[:-1], create=True) as target,
+        ):
+            _refuse_folder(to[-1], target, shown)
+            try:
+                if if_absent:
+                    self._move_to_new(path[-1], source, to[-1], target)
+                else:
+                    self._move_over(path, source, to, target)
+            except FileExistsError as error:
+                raise ObjectExists(f"{shown} exists already.") from error
+            except IsADirectoryError as error:
+                raise PlaceTaken(f"A folder stands at {shown}.") from error
+            self._touch(path[:-1])
+            self._touch(to[:-1])
+
+    @staticmethod
+    def _move_to_new(name: str, source: int, to: str, target: int) -> None:
+        if rename_to_new(name, source, to, target):
+            return
+        try:
+            os.link(name, to, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS or error.errno == errno.EXDEV:
+                raise
+            # An empty file takes the name, so that nobody else does; it gives way in one step.
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
+            os.close(os.open(to, flags, 0o600, dir_fd=target))
+            try:
+                os.rename(name, to, src_dir_fd=source, dst_dir_fd=target)
+            except BaseException:
+                os.unlink(to, dir_fd=target)
+                raise
+            return
+        os.unlink(name, dir_fd=source)
+
+    @staticmethod
+    def _move_over(path: RelativePath, source: int, to: RelativePath, target: int) -> None:
+        os.rename(path[-1], to[-1], src_dir_fd=source, dst_dir_fd=target)
+        # A rename of one name of a file to another of it does nothing.
+        if _is_linked(path, source, to, target):
+            os.unlink(path[-1], dir_fd=source)
+
     def swaps_folders(self) -> bool:
         """Find out by trying whether two folders can take each other's name in one step."""
         workspace = self.workspace()
@@ -313,6 +372,7 @@ class Folder:
                 self._move(path[-1], source, to, target)
             self._touch(path[:-1])
             self._touch(to[:-1])
+        self._forget_kept()  # a handle leads to where its folder is now
 
     def _move(self, name: str, source: int, to: RelativePath, target: int) -> None:
         try:
@@ -321,6 +381,26 @@ class Folder:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
                 raise
             raise PlaceTaken(f"Something stands at {self.shown(to)} already.") from error
+
+    def remove_empty_folder(self, path: RelativePath) -> None:
+        """Remove a folder in which nothing is.
+
+        Raises:
+            FolderNotEmpty: something is in it.
+            ObjectNotFound: nothing is there, or no folder.
+        """
+        shown = self.shown(path)
+        with _translated(shown), self._directory(path[:-1]) as parent:
+            try:
+                os.rmdir(path[-1], dir_fd=parent)
+            except NotADirectoryError as error:
+                raise ObjectNotFound(f"{shown} is no folder.") from error
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                raise FolderNotEmpty(f"Something is in the folder {shown}.") from error
+            self._touch(path[:-1])
+        self._forget_kept()
 
     def remove_folder(self, path: RelativePath) -> None:
         """Remove a folder with all that is in it, following no link; nothing there is fine."""
@@ -335,6 +415,8 @@ class Folder:
                 self._touch(path[:-1])
         except ObjectNotFound:
             return
+        finally:
+            self._forget_kept()
 
     def workspace(self) -> Workspace:
         """Return the hidden folder of this transfer; it is made when it is first asked for.
@@ -759,6 +841,19 @@ def _refuse_folder(name: str, directory: int, shown: object) -> None:
             raise PlaceTaken(f"A folder stands at {shown}, where a file is to be written.")
         if stat.S_ISLNK(mode):
             raise UnsafeName(f"A symbolic link stands at {shown}; it is not replaced or followed.")
+
+
+def _is_linked(path: RelativePath, source: int, to: RelativePath, target: int) -> bool:
+    """Tell whether two names, which are not one to a disk that knows no case, are those of one file."""
+    if unicodedata.normalize("NFC", str(path)).casefold() == (
+        unicodedata.normalize("NFC", str(to)).casefold()
+    ):
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        one = os.stat(path[-1], dir_fd=source, follow_symlinks=False)
+        other = os.stat(to[-1], dir_fd=target, follow_symlinks=False)
+        return os.path.samestat(one, other)
+    return False
 
 
 def _remove_entry(name: str, directory: int) -> None:

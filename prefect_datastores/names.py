@@ -227,6 +227,14 @@ class NameRules:
             component = unicodedata.normalize("NFC", component)
         return component if self.case_sensitive else component.casefold()
 
+    def takes_for_one(self, name: str, other: str) -> bool:
+        """Tell whether the place files two names under one."""
+        return self._keys(name) == self._keys(other)
+
+    def _keys(self, name: str) -> list[str]:
+        parts = name.split("/")
+        return [self.key(part.rstrip(".") if self.strips_trailing_dots else part) for part in parts]
+
 
 @dataclass
 class NameCheck:

@@ -1,4 +1,4 @@
-"""Two names of one disk take each other's place in one step, where the system can do that."""
+"""A name that nobody has is given in one step, or two names take each other's place, where the system can do that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ctypes
 import errno
 import os
 
-_EXCHANGE = 2  # linux/fs.h: RENAME_EXCHANGE
+_NO_REPLACE, _EXCHANGE = 1, 2  # linux/fs.h: RENAME_NOREPLACE, RENAME_EXCHANGE
+_CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 
 
 def exchange(one: str, one_directory: int, other: str, other_directory: int) -> None:
@@ -15,10 +16,23 @@ def exchange(one: str, one_directory: int, other: str, other_directory: int) -> 
     Raises:
         OSError: it was not done; ENOSYS where the system has no such call, EINVAL where the disk has not.
     """
-    call = _renameat2()
-    if call(one_directory, os.fsencode(one), other_directory, os.fsencode(other), _EXCHANGE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    _rename(one, one_directory, other, other_directory, _EXCHANGE)
+
+
+def rename_to_new(name: str, directory: int, to: str, to_directory: int) -> bool:
+    """Give a file another name in one step where nothing has it; tell whether the system can do that.
+
+    Raises:
+        FileExistsError: something has the name.
+        OSError: it was not done for another reason.
+    """
+    try:
+        _rename(name, directory, to, to_directory, _NO_REPLACE)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
 
 
 def can_exchange(directory: int, one: str, other: str) -> bool:
@@ -28,6 +42,13 @@ def can_exchange(directory: int, one: str, other: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _rename(one: str, one_directory: int, other: str, other_directory: int, flag: int) -> None:
+    call = _renameat2()
+    if call(one_directory, os.fsencode(one), other_directory, os.fsencode(other), flag):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _renameat2() -> ctypes._NamedFuncPointer:

@@ -401,7 +401,7 @@ class SharePlace(RemotePlace):
         return str(generate_share_sas(account, self.name, key, permission, expiry=end))
 
     def make_folder(self, name: str) -> None:
-        self.store.make_folder(ObjectName(name), with_parents=True)
+        self.store.make_folder(ObjectName(name))
 
     def plant(self, name: str, content: bytes, digest: bytes | None = None) -> None:
         given = {"x-ms-type": "file", "x-ms-content-length": str(len(content))}

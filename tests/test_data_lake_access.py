@@ -19,7 +19,7 @@ from azure.storage.filedatalake import generate_directory_sas, generate_file_sys
 from lake_clients import Asker, sdk
 from servers.data_lake import TOKEN, DataLake
 
-from prefect_datastores.stores.signing import KeySigner, NoSigner, SasSigner, TokenSigner
+from prefect_datastores.stores.signing import KeySigner, NoSigner, Request, SasSigner, TokenSigner
 
 HOUR = timedelta(hours=1)
 
@@ -85,6 +85,12 @@ def container_sas(asker: Asker, permission: str, ends: timedelta = HOUR) -> Aske
         expiry=moment(ends),
     )
     return Asker(lake, asker.filesystem, SasSigner(token))
+
+
+def token_of(holder: Asker) -> str:
+    """The SAS that somebody signs by."""
+    assert holder.signer is not None
+    return holder.signer.sign(Request("GET", "", (), {}))[0].removeprefix("?")
 
 
 def test_a_sas_allows_what_it_says(asker: Asker) -> None:
@@ -170,6 +176,22 @@ def test_a_rename_by_a_sas_is_signed_for_its_source_as_well(
         file = service.get_file_client(asker.filesystem, "source")
         file.rename_file(f"{asker.filesystem}/to")
     assert (asker.content("source"), asker.content("to")) == (None, b"content")
+
+
+def test_a_copy_by_a_sas_reads_its_source_by_one_in_its_address(asker: Asker) -> None:
+    asker.make_file("source", b"content")
+    address = f"{asker.lake.blob_url}/{asker.filesystem}/source"
+    writer, reader = (container_sas(asker, rights) for rights in ("w", "r"))
+    for query, outcome in (
+        ("", (403, "CannotVerifyCopySource")),
+        (f"?{token_of(writer)}", (403, "AuthorizationPermissionMismatch")),
+        (f"?{token_of(reader)}", (202, "")),
+    ):
+        headers = {"x-ms-copy-source": f"{address}{query}"}
+        assert writer.blob("PUT", "to", headers=headers).outcome == outcome
+    assert asker.content("to") == b"content"
+    told = asker.blob("HEAD", "to").headers["x-ms-copy-source"]
+    assert told == address  # no signature
 
 
 class Tokens:

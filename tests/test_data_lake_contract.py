@@ -15,7 +15,12 @@ from azure.storage.blob import BlobServiceClient
 from servers.data_lake import DataLake
 from small_stores import SmallBlobStore
 
-from prefect_datastores.errors import IntegrityError, ObjectNotFound, TransferError
+from prefect_datastores.errors import (
+    FolderNotEmpty,
+    IntegrityError,
+    ObjectNotFound,
+    TransferError,
+)
 from prefect_datastores.names import ObjectName
 from prefect_datastores.stores.base import ObjectStore, Page
 from prefect_datastores.stores.listed import list_objects
@@ -113,6 +118,28 @@ class TestBlobsOfAHierarchicalNamespace(StoreContract):
             put(store, name, name.encode())
         assert [get(store, name) for name in names] == [name.encode() for name in names]
         assert names_below(store) == in_order(names)
+
+    def test_an_empty_folder_is_made_and_removed(self, store: ObjectStore) -> None:
+        for _ in range(2):
+            store.make_folder(ObjectName("a/b"))
+        assert store.list_page("a/", recursive=False).folders == ("a/b",)
+        for name in ("a/b", "a"):  # the one above it was made as well
+            store.remove_empty_folder(ObjectName(name))
+            with pytest.raises(ObjectNotFound):
+                store.remove_empty_folder(ObjectName(name))
+        assert store.list_page("", recursive=False) == Page()
+
+    def test_a_folder_is_removed_only_when_it_is_empty(self, store: ObjectStore) -> None:
+        put(store, "a/b/c", b"c")
+        store.make_folder(ObjectName("d/e"))
+        for full in ("a", "a/b", "d"):
+            with pytest.raises(FolderNotEmpty):
+                store.remove_empty_folder(ObjectName(full))
+        assert get(store, "a/b/c") == b"c"
+        store.delete(ObjectName("a/b/c"))
+        for empty in ("a/b", "a", "d/e", "d"):  # folders stay when what was in them is gone
+            store.remove_empty_folder(ObjectName(empty))
+        assert store.list_page("", recursive=False) == Page()
 
 
 def test_blobs_are_listed_with_the_directories_above_them(

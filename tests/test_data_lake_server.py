@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lake_clients import Asker
+from lake_clients import Asker, Reply
 from servers.data_lake import DataLake, dfs_paths
 from servers.data_lake.access import Access
 from servers.data_lake.calls import Call
@@ -236,6 +236,50 @@ def test_a_paginated_delete_is_one_step_once_all_is_checked(
         query = {**query, "continuation": seen[-1]}
         assert (tree.find("dir") is None) == (seen[-1] == "")
     assert statuses == [202, 202, 200]
+
+
+def copied(asker: Asker, source: str, to: str, query: str = "", **headers: str) -> Reply:
+    """Copy a blob; underscores in the names of headers stand for dashes."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    address = f"{asker.lake.blob_url}/{asker.filesystem}/{source}{query}"
+    return asker.blob("PUT", to, headers={"x-ms-copy-source": address, **given})
+
+
+@pytest.mark.parametrize("kind", ["asker", "flat_asker"])
+def test_a_blob_is_copied_on_conditions_of_both_and_says_so(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    asker: Asker = request.getfixturevalue(kind)
+    etag = asker.make_file("source", b"content")
+    there = asker.make_file("there")
+    wrong = copied(asker, "source", "there", x_ms_source_if_match='"0x1"')
+    assert wrong.outcome == (412, "SourceConditionNotMet")
+    wrong = copied(asker, "source", "there", If_Match=etag)
+    assert wrong.outcome == (412, "ConditionNotMet")
+    wrong = copied(asker, "source", "there", If_None_Match="*")
+    assert wrong.outcome == (409, "BlobAlreadyExists")
+    assert copied(asker, "missing", "there").outcome == (404, "BlobNotFound")
+    assert copied(asker, "source", "there", "?" + "x" * 2048).status == 400
+    assert asker.content("there") == b"x"
+    done = copied(asker, "source", "there", x_ms_source_if_match=etag, If_Match=there)
+    assert (done.status, done.headers["x-ms-copy-status"]) == (202, "success")
+    told = asker.blob("HEAD", "there").headers
+    assert told["etag"] == done.headers["etag"]
+    assert told["x-ms-copy-id"] == done.headers["x-ms-copy-id"]
+    assert told["x-ms-copy-source"].endswith(f"/{asker.filesystem}/source")
+    assert told["x-ms-copy-completion-time"] == told["last-modified"]
+    asker.make_file("there")
+    assert "x-ms-copy-id" not in asker.blob("HEAD", "there").headers
+
+
+def test_an_empty_blob_that_says_so_is_a_directory(asker: Asker) -> None:
+    says = {"x-ms-blob-type": "BlockBlob", "x-ms-meta-hdi_isfolder": "true"}
+    assert asker.blob("PUT", "dir/sub", headers=says).status == 201
+    assert asker.names(shows="directories") == ["dir", "dir/sub"]
+    again = asker.blob("PUT", "dir/sub", headers={**says, "If-None-Match": "*"})
+    assert again.outcome == (409, "BlobAlreadyExists")
+    asker.make_file("dir/sub/below")
+    assert asker.names() == ["dir", "dir/sub", "dir/sub/below"]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,9 @@ def test_what_is_asked_of_the_service_is_what_is_counted(remote: RemotePlace) ->
         store.check_root()
         store.check_write(ObjectName("try"))
         store.delete(ObjectName("small"))
+        store.move(ObjectName("empty"), ObjectName("sub/moved"))
+        store.make_folder(ObjectName("folder"))
+        store.remove_empty_folder(ObjectName("folder"))
 
     with remote.through() as seen:
         everything(LimitedStore(seen.bare, counted))

@@ -5,7 +5,13 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from prefect_datastores.errors import FolderMissing, ObjectExists, ObjectNotFound, PlaceTaken
+from prefect_datastores.errors import (
+    FolderMissing,
+    FolderNotEmpty,
+    ObjectExists,
+    ObjectNotFound,
+    PlaceTaken,
+)
 from prefect_datastores.filesystems.account import OpenShare
 from prefect_datastores.filesystems.lanes import beside, files_lane, parts_lane
 from prefect_datastores.filesystems.places import os_error
@@ -41,7 +47,7 @@ class ShareFolders(ShareTree):
         try:
             share.change(
                 "make the folder",
-                lambda: share.plain.make_folder(name, with_parents=with_parents),
+                lambda: share.plain.make_new_folder(name, with_parents=with_parents),
                 done=lambda: share.is_there(name, is_folder=True),
             )
         except ObjectExists:
@@ -72,10 +78,8 @@ class ShareFolders(ShareTree):
                 lambda: share.plain.remove_empty_folder(name),
                 done=lambda: True,  # it is not there, and that was wanted
             )
-        except ObjectExists:
+        except FolderNotEmpty:
             raise os_error(errno.ENOTEMPTY, path) from None
-        except PlaceTaken:
-            raise os_error(errno.ENOTDIR, path) from None
         except ObjectNotFound:
             code = errno.ENOTDIR if share.is_there(name, is_folder=False) else errno.ENOENT
             raise os_error(code, path) from None

@@ -21,6 +21,7 @@ from prefect_datastores.errors import (
     ContainerNotFound,
     DatastoreError,
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -66,7 +67,9 @@ _BY_CODE: dict[str, tuple[type[DatastoreError], str]] = {
     "ParentNotFound": (FolderMissing, "is in a folder that does not exist"),
     "ResourceAlreadyExists": (ObjectExists, "exists already"),
     "ResourceTypeMismatch": (PlaceTaken, "is a folder, or a file is where a folder is needed"),
-    "DirectoryNotEmpty": (ObjectExists, "is not empty"),
+    "DirectoryNotEmpty": (FolderNotEmpty, "is not empty"),
+    "DirectoryIsNotEmpty": (FolderNotEmpty, "is not empty"),  # of the Blob endpoint
+    "PendingCopyOperation": (ServiceBusy, "is being copied to by somebody"),
     "ShareAlreadyExists": (ObjectExists, "exists already"),
     "ShareBeingDeleted": (ServiceBusy, "is being deleted; try again in a minute"),
     "SharingViolation": (TransferError, "is held open by an SMB client; close it there"),

@@ -78,6 +78,8 @@ class Capabilities:
     """A listing is of one folder; one of all below it is made of many."""
     has_folders: bool = False
     """Folders are things of their own, which stay when empty and get another name in one step."""
+    moves_in_one_step: bool = False
+    """An object gets another name in one step; else it is copied, and both names hold the whole for a while."""
     keeps_times: bool = False
     """An object can be given the time of its last change."""
     properties: str = ""
@@ -317,6 +319,48 @@ class ObjectStore(Protocol):
         Raises:
             ObjectNotFound: there is none.
             SourceChanged: it is another version than `pin`.
+        """
+
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Give an object another name; return what stands there then.
+
+        Readers of `to` see what was there before, or the whole of this. With `pin`, only that version
+        is moved; `replaces` and `if_absent` are those of `begin_write`, for `to`. With neither, whatever
+        object stands there is replaced. Where this ends half way, `name` or both names hold the whole;
+        asked for again by the same process, it is gone on with, and done where only its answer was lost.
+
+        Raises:
+            ObjectNotFound: no object stands at `name`.
+            TransferError: among others, it is not known whether a try whose answer was lost was done.
+            SourceChanged: it is another version than `pin`.
+            ObjectExists: `to` is not as `replaces` or `if_absent` has it.
+            PlaceTaken: a folder stands at `to`.
+            NameCollision: the names differ, and are one to the service.
+        """
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder that stays while nothing is in it; one that is there already is fine.
+
+        Those above it are made as well where folders are things of their own; elsewhere it is a marker.
+
+        Raises:
+            PlaceTaken: an object stands there, or where folders are things of their own, above it.
+        """
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is.
+
+        Raises:
+            FolderNotEmpty: something is in it.
+            ObjectNotFound: there is no folder, or an object stands there.
         """
 
     def swaps_folders(self) -> bool:

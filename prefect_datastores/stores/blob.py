@@ -30,7 +30,10 @@ from prefect_datastores.stores.base import (
     Pending,
     check_extras,
 )
+from prefect_datastores.stores.blob_folders import make_marker, remove_marker
+from prefect_datastores.stores.blob_moving import BlobMoves
 from prefect_datastores.stores.listing import digest_of, page_of, time_of
+from prefect_datastores.stores.moving import check_move, stays_in_place
 from prefect_datastores.stores.ranges import Asking, Reading
 from prefect_datastores.stores.signing import signer_of
 
@@ -74,6 +77,7 @@ class BlobStore(NoFolders, NoProperties):
         )
         self._service = AzureService(account_url, container, signer)
         self.url = self._service.url
+        self._moves = BlobMoves(self, self._service)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,7 +122,10 @@ class BlobStore(NoFolders, NoProperties):
 
     def head(self, name: ObjectName) -> ObjectInfo:
         """Return what is known of one blob."""
-        headers = self._service.request("HEAD", name).headers
+        return self.info_of(name, self._service.request("HEAD", name).headers)
+
+    def info_of(self, name: ObjectName, headers: Mapping[str, str]) -> ObjectInfo:
+        """Return what an answer to a HEAD says of a blob."""
         length, etag = headers.get("content-length", ""), headers.get("etag", "")
         if not length.isdecimal() or not etag:
             raise IntegrityError(
@@ -171,6 +178,56 @@ class BlobStore(NoFolders, NoProperties):
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one blob."""
         self._service.request("DELETE", name, headers={"If-Match": pin} if pin else {})
+
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Have the service copy a blob, and delete it under its old name.
+
+        Until the deletion both names hold the whole. Only a copy that the service leaves pending is
+        seen before it is done, as an empty blob (`blob_moving` has more). A marker at `to` counts as a folder;
+        what is no more than the beginning of names does not.
+
+        Raises:
+            TransferError: the service gave the copy up; the blob is where it was.
+        """
+        if stays_in_place(name, to, self.name_rules()):
+            info = self.head(name)
+            if info.is_marker:
+                raise ObjectNotFound(f"{self.url}/{name} is a folder, and no object.")
+            where = f"{self.url}/{to}"
+            check_move(where, info, info, pin=pin, replaces=replaces, if_absent=if_absent)
+            return info
+        return self._moved(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+
+    def _moved(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None,
+        replaces: str | None,
+        if_absent: bool,
+    ) -> ObjectInfo:
+        """Do what `move` says, to a name that is another one."""
+        conditions = conditions_of(replaces, if_absent)
+        return self._moves.move(
+            name, to, conditions, pin=pin, replaces=replaces, if_absent=if_absent
+        )
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Write a marker, as Azure's own tools do."""
+        make_marker(self, self._service, name)
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Delete the marker of a folder, and nothing that is none."""
+        remove_marker(self, self._service, name)
 
     def interrupt(self) -> None:
         """Break the requests that are under way."""

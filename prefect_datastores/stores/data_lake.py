@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from prefect_datastores.errors import (
     EndpointUnreachable,
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -39,6 +40,7 @@ from prefect_datastores.stores.base import (
     check_extras,
 )
 from prefect_datastores.stores.blob import BlobStore, BlobWriting, conditions_of
+from prefect_datastores.stores.data_lake_moving import DataLakeMoves
 from prefect_datastores.stores.data_lake_writing import DataLakeWriting
 from prefect_datastores.stores.decorated import Wrapped
 from prefect_datastores.stores.hierarchy import is_hierarchical
@@ -59,6 +61,7 @@ _WHERE_NONE_IS = {"If-None-Match": "*"}
 # What the SDKs send: by the other mode, a folder moves into one that has the name.
 _RENAME = (("mode", "legacy"),)
 # The service checks the rights of so many paths a request, and removes all of them by the last one.
+_ONLY_EMPTY = (("recursive", "false"),)
 _REMOVE = (("recursive", "true"), ("paginated", "true"))
 _NONE: Mapping[str, str] = MappingProxyType({})
 _MAY_BE_DONE = (ServiceBusy, EndpointUnreachable)
@@ -94,6 +97,7 @@ class DataLakeStore(BlobStore):
             lambda: self.list_page(f"{UNFINISHED}/", recursive=False, limit=SWEPT_AT_ONCE).objects,
             lambda name: self.delete(ObjectName(name)),
         )
+        self._renames = DataLakeMoves(self)
         self._asking = threading.Lock()
         self._folders: bool | None = None
 
@@ -117,6 +121,7 @@ class DataLakeStore(BlobStore):
             self.flat,
             kind=kind,
             has_folders=True,
+            moves_in_one_step=True,
             lists_by_folder=True,
             properties=access_control.KIND,
         )
@@ -279,7 +284,7 @@ class DataLakeStore(BlobStore):
             ObjectExists: it is not.
         """
         try:
-            self._rename(ObjectName(written.name), to, conditions)
+            self.rename(ObjectName(written.name), to, conditions)
         except SourceChanged as error:
             raise ObjectExists(
                 f"{self.url}/{to} was written by somebody else meanwhile; it was left as it is."
@@ -302,7 +307,56 @@ class DataLakeStore(BlobStore):
             self.head(name)
             raise
 
+    def _moved(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None,
+        replaces: str | None,
+        if_absent: bool,
+    ) -> ObjectInfo:
+        """Rename a file, on conditions of both names; without folders, copy it."""
+        move = self._renames.move if self._has_folders() else super()._moved
+        return move(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+
+    def standing(self, name: ObjectName) -> ObjectInfo | None:
+        """Return what is known of a file or folder; None where there is none."""
+        try:
+            return super().head(name)
+        except ObjectNotFound:
+            return None
+
     # -- folders --------------------------------------------------------------------------------
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder; the service makes those above it."""
+        if not self._has_folders():
+            super().make_folder(name)
+            return
+        try:
+            self._dfs.request("PUT", name, _DIRECTORY, _WHERE_NONE_IS)
+        except (ObjectExists, PlaceTaken):
+            if self._version_of_folder(name) is None:
+                raise PlaceTaken(
+                    f"A file stands at {self.url}/{name} or above it, where a folder is to be."
+                ) from None
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is; the service removes no other without being told to."""
+        if not self._has_folders():
+            super().remove_empty_folder(name)
+            return
+        version = self._version_of_folder(name)
+        if version is None:  # a file would be deleted as well
+            raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
+        try:
+            self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": version})
+        except SourceChanged:
+            now = self._version_of_folder(name)
+            if now is None:
+                raise ObjectNotFound(f"There is no folder {self.url}/{name} any more.") from None
+            self._dfs.request("DELETE", name, _ONLY_EMPTY, {"If-Match": now})
 
     def move_folder(
         self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None
@@ -315,16 +369,17 @@ class DataLakeStore(BlobStore):
         if version is None:
             raise ObjectNotFound(f"There is no folder {self.url}/{name}.")
         try:
-            self._rename(name, to)
-        except ObjectExists:
+            self.rename(name, to)
+        except (ObjectExists, FolderNotEmpty):
             raise PlaceTaken(f"Something stands at {self.url}/{to} already.") from None
         except _MAY_BE_DONE:
             if self._version_of_folder(to) != version:
                 raise
 
-    def _rename(
+    def rename(
         self, name: ObjectName, to: ObjectName, conditions: Mapping[str, str] = _NONE
     ) -> None:
+        """Give a file or folder another name while the conditions hold, and make the folders above it."""
         headers = {"x-ms-rename-source": self._dfs.signed_path(name), **conditions}
         try:
             self._dfs.request("PUT", to, _RENAME, headers)
@@ -335,11 +390,8 @@ class DataLakeStore(BlobStore):
 
     def _version_of_folder(self, name: ObjectName) -> str | None:
         """Return the ETag of a folder; None where none is."""
-        try:
-            info = super().head(name)
-        except ObjectNotFound:
-            return None
-        return info.etag if info.is_marker else None
+        found = self.standing(name)
+        return found.etag if found is not None and found.is_marker else None
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""

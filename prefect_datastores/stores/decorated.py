@@ -218,6 +218,29 @@ class DecoratedStore(ABC):
         """Delete one object."""
         self._around("delete", lambda: self._inner.delete(name, pin=pin))
 
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Give an object another name."""
+        ask = self._inner.move
+        return self._around(
+            "move", lambda: ask(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+        )
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder that stays while nothing is in it."""
+        self._around("make the folder", lambda: self._inner.make_folder(name))
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is."""
+        self._around("remove the empty folder", lambda: self._inner.remove_empty_folder(name))
+
     def swaps_folders(self) -> bool:
         """Tell whether two folders can take each other's name in one step."""
         return self._around("ask about folders", self._inner.swaps_folders, asks=False)

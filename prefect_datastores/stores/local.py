@@ -33,6 +33,7 @@ from prefect_datastores.stores.base import (
     Page,
     check_extras,
 )
+from prefect_datastores.stores.moving import both, check_move
 from prefect_datastores.workspaces import is_part
 
 
@@ -53,6 +54,7 @@ class LocalStore(NoProperties):
         page_size=1_000_000,
         is_remote=False,
         has_folders=True,
+        moves_in_one_step=True,
         keeps_times=True,
     )
 
@@ -168,10 +170,8 @@ class LocalStore(NoProperties):
 
     def _etag_of(self, name: ObjectName) -> str:
         """Return the version of a file, "" where there is none."""
-        try:
-            return self.head(name).etag
-        except ObjectNotFound:
-            return ""
+        found = self._standing(name)
+        return found.etag if found is not None else ""
 
     def _open(self, name: ObjectName) -> int:
         path = RelativePath(name)
@@ -230,6 +230,50 @@ class LocalStore(NoProperties):
             raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
         folder = self._folder()
         folder.remove(RelativePath(name))
+        folder.flush()
+
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Rename a file, which is another version by that; versions are compared before, under locks of this process.
+
+        Raises:
+            TransferError: the names are on two disks.
+        """
+        with both(self.committing(name), self.committing(to)):
+            source = self.head(name)
+            stands = self._standing(to) if replaces is not None or if_absent else None
+            where = f"{self.url}/{to}"
+            check_move(where, source, stands, pin=pin, replaces=replaces, if_absent=if_absent)
+            folder = self._folder()
+            if name != to:
+                folder.move(RelativePath(name), RelativePath(to), if_absent=if_absent)
+        folder.flush()
+        return self.head(to)
+
+    def _standing(self, name: ObjectName) -> ObjectInfo | None:
+        """Return what is known of a file; None where there is none."""
+        try:
+            return self.head(name)
+        except ObjectNotFound:
+            return None
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder, and those above it."""
+        folder = self._folder()
+        folder.make_directory(RelativePath(name))
+        folder.flush()
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is."""
+        folder = self._folder()
+        folder.remove_empty_folder(RelativePath(name))
         folder.flush()
 
     def swaps_folders(self) -> bool:

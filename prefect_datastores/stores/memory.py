@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from prefect_datastores.errors import (
     ContainerNotFound,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PlaceTaken,
     SourceChanged,
 )
 from prefect_datastores.names import NameRules, ObjectName
@@ -28,6 +30,7 @@ from prefect_datastores.stores.base import (
     Page,
     check_extras,
 )
+from prefect_datastores.stores.moving import check_move
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class MemoryStore(NoFolders, NoProperties):
     """Objects that live as long as the process."""
 
     capabilities = Capabilities(
-        kind="memory", stores_digest=True, part_size=64 * 1024, keeps_times=True
+        kind="memory",
+        stores_digest=True,
+        part_size=64 * 1024,
+        moves_in_one_step=True,
+        keeps_times=True,
     )
 
     def __init__(self, name: str = "memory", *, exists: bool = True) -> None:
@@ -164,6 +171,52 @@ class MemoryStore(NoFolders, NoProperties):
             found = self._find(name)
             if pin is not None and found.info.etag != pin:
                 raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
+            del self._content()[name]
+
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Give an object another name; it keeps its version."""
+        with self._lock:
+            found, stands = self._find(name), self._content().get(to)
+            if found.info.is_marker:
+                raise ObjectNotFound(f"{self.url}/{name} is a folder, and no object.")
+            check_move(
+                f"{self.url}/{to}",
+                found.info,
+                stands.info if stands else None,
+                pin=pin,
+                replaces=replaces,
+                if_absent=if_absent,
+            )
+            del self._content()[name]
+            moved = _Object(found.content, found.info._replace(name=str(to)))
+            self._content()[to] = moved
+        return moved.info
+
+    def make_folder(self, name: ObjectName) -> None:
+        """Put a marker, unless one is there."""
+        with self._lock:
+            stands = self._content().get(name)
+            if stands is None:
+                info = self.put(name, b"")._replace(is_marker=True)
+                self._content()[name] = _Object(b"", info)
+            elif not stands.info.is_marker:
+                raise PlaceTaken(f"An object stands at {self.url}/{name}, where a folder is to be.")
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove the marker of a folder, where nothing is below it."""
+        with self._lock:
+            if any(other.startswith(f"{name}/") for other in self._content()):
+                raise FolderNotEmpty(f"Something is in the folder {self.url}/{name}.")
+            if not self._find(name).info.is_marker:
+                raise ObjectNotFound(f"{self.url}/{name} is an object, and no folder.")
             del self._content()[name]
 
     def interrupt(self) -> None:

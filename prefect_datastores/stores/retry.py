@@ -189,12 +189,20 @@ class RetryingStore(DecoratedStore):
 
     def delete(self, name: ObjectName, *, pin: str | None = None) -> None:
         """Delete one object."""
+        self._gone("delete", lambda: self._inner.delete(name, pin=pin))
+
+    def remove_empty_folder(self, name: ObjectName) -> None:
+        """Remove a folder in which nothing is."""
+        self._gone("remove the empty folder", lambda: self._inner.remove_empty_folder(name))
+
+    def _gone(self, what: str, remove: Callable[[], None]) -> None:
+        """Remove something; where a try was not answered, the next one may find nothing."""
         lost = False
 
         def once() -> None:
             nonlocal lost
             try:
-                self._inner.delete(name, pin=pin)
+                remove()
             except ServiceBusy:
                 lost = True  # it may have been done all the same
                 raise
@@ -202,7 +210,7 @@ class RetryingStore(DecoratedStore):
                 if not lost:
                     raise
 
-        self._around("delete", once)
+        self._around(what, once)
 
     def move_folder(
         self, name: ObjectName, to: ObjectName, *, over: tuple[ObjectName, str] | None = None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from prefect_datastores.errors import (
     FolderMissing,
+    FolderNotEmpty,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -35,6 +36,7 @@ from prefect_datastores.stores.listing import digest_of
 from prefect_datastores.stores.pages import quoted
 from prefect_datastores.stores.ranges import Reading
 from prefect_datastores.stores.refusals import FILE_ROLES
+from prefect_datastores.stores.share_moving import ShareMoves
 from prefect_datastores.stores.share_properties import (
     ATTRIBUTES,
     CREATED,
@@ -88,6 +90,7 @@ class ShareStore:
         commits_ahead=True,
         lists_by_folder=True,
         has_folders=True,
+        moves_in_one_step=True,
         keeps_times=True,
         properties=KIND,
     )
@@ -123,6 +126,7 @@ class ShareStore:
             self.delete_unfinished,
         )
         self._permissions: dict[str, str] = {}
+        self._moves = ShareMoves(self)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def name_rules(self) -> NameRules:
@@ -436,6 +440,18 @@ class ShareStore:
                 raise SourceChanged(f"{self.url}/{name} is another version than the one to delete.")
             self.service.request("DELETE", name)
 
+    def move(
+        self,
+        name: ObjectName,
+        to: ObjectName,
+        *,
+        pin: str | None = None,
+        replaces: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Rename a file; versions are compared before, under locks of this process (`share_moving` has more)."""
+        return self._moves.move(name, to, pin=pin, replaces=replaces, if_absent=if_absent)
+
     def changing(self, name: ObjectName) -> threading.Lock:
         """Return the lock under which a version is compared and then replaced."""
         return self._locks[hash(str(name).casefold()) % _LOCKS]
@@ -462,12 +478,25 @@ class ShareStore:
         with contextlib.suppress(ObjectNotFound, PlaceTaken):
             try:
                 self.service.request("DELETE", folder, _DIRECTORY)
-            except ObjectExists:  # it is not empty
+            except FolderNotEmpty:
                 return False
             return True
         return False
 
-    def make_folder(self, name: ObjectName, *, with_parents: bool) -> None:
+    def make_folder(self, name: ObjectName) -> None:
+        """Make a folder, and those above it."""
+        try:
+            self.make_new_folder(name, with_parents=True)
+        except ObjectExists:
+            if not self.is_folder(name):
+                raise PlaceTaken(
+                    f"A file stands at {self.url}/{name}, where a folder is to be."
+                ) from None
+        except FolderMissing:
+            self.refuse_file_above(name)
+            raise
+
+    def make_new_folder(self, name: ObjectName, *, with_parents: bool) -> None:
         """Make a folder.
 
         Raises:
@@ -481,13 +510,25 @@ class ShareStore:
             self.service.request(*request)
 
     def remove_empty_folder(self, name: ObjectName) -> None:
-        """Remove a folder.
+        """Remove a folder in which nothing is; the service removes no other."""
+        try:
+            self.service.request("DELETE", name, _DIRECTORY)
+        except PlaceTaken:
+            raise ObjectNotFound(f"{self.url}/{name} is a file, and no folder.") from None
 
-        Raises:
-            ObjectExists: something is in it.
-            PlaceTaken: it is a file.
-        """
-        self.service.request("DELETE", name, _DIRECTORY)
+    def is_folder(self, name: str) -> bool:
+        """Tell whether a folder has that name."""
+        with contextlib.suppress(ObjectNotFound):
+            self.stat(name, is_folder=True)
+            return True
+        return False
+
+    def refuse_file_above(self, name: str) -> None:
+        """Return unless a file stands where a folder above a name is needed."""
+        for folder in parents(name):
+            with contextlib.suppress(ObjectNotFound):
+                self.stat(folder)
+                raise PlaceTaken(f"A file stands at {self.url}/{folder}, where a folder is needed.")
 
     def remove_folder(self, name: ObjectName) -> None:
         """Remove a folder with all below it."""

@@ -366,6 +366,19 @@ def digest_of_now(
     return digest if is_of_now else None
 
 
+def noted_again(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what a rename has to give a file so that its MD5 is believed after it.
+
+    A rename is a change, so one whose change is noted gets a note of this one, with all its metadata:
+    what a rename has of that takes the place of all that there was.
+    """
+    if _NOTED_CHANGE not in headers or digest_of_now(headers, b"?", of_others=False) is None:
+        return {}
+    changed = moment_text(time.time_ns())
+    kept = {name: text for name, text in headers.items() if name.startswith("x-ms-meta-")}
+    return {**kept, CHANGED: changed, _NOTED_CHANGE: changed}
+
+
 def md5_text(digest: bytes) -> str:
     """Return a digest as headers have it."""
     return base64.b64encode(digest).decode()

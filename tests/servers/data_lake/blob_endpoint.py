@@ -149,7 +149,7 @@ def _of_blobs() -> list[Operation]:
             "path",
             writing.copy_blob,
             marked_by="x-ms-copy-source",
-            headers=conditions.NAMES,
+            headers=(*conditions.NAMES, *conditions.SOURCE_NAMES),
             keeps_metadata=True,
             needs="cw",
         ),

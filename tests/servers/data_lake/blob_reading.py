@@ -60,6 +60,7 @@ def _described(asked: Asked, node: Node) -> dict[str, str]:
         "x-ms-lease-status": "unlocked",
         "x-ms-lease-state": "available",
         "x-ms-server-encrypted": "true",
+        **(node.copied if isinstance(node, File) else {}),
         **{f"x-ms-meta-{key}": value for key, value in metadata_of(node).items()},
     }
     # Recorded in 2021-08-06, and not in 2019-07-07; the page on List Blobs names 2020-10-02.

@@ -2,17 +2,19 @@
 
 import base64
 import binascii
+import uuid
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 from servers.data_lake import conditions
 from servers.data_lake.access import Access
 from servers.data_lake.blob_reading import found
-from servers.data_lake.calls import Answer, base64_md5, same_digest
+from servers.data_lake.calls import Answer, base64_md5, http_date, pairs_of, same_digest
 from servers.data_lake.names import path_of
 from servers.data_lake.namespace import Directory, File
 from servers.data_lake.operations import Asked, version_of
 from servers.data_lake.refusals import Refusal, unknown
+from servers.data_lake.signatures import sas_rights
 
 CONTENT = {
     f"x-ms-blob-{name.lower()}": name
@@ -22,6 +24,7 @@ CONTENT = {
     )
 }
 _SAFE = {"x-ms-request-server-encrypted": "true"}
+_LONGEST_SOURCE = 2048
 
 
 def put_blob(asked: Asked) -> Answer:
@@ -31,12 +34,29 @@ def put_blob(asked: Asked) -> Answer:
         raise unknown(f"the blob type {call.header('x-ms-blob-type')!r}")
     old = _place_for_blob(asked)
     call.check_body()
+    if asked.account.hierarchical and _says_to_be_directory(asked):
+        return _directory_instead(asked, old)
     if given := call.header("x-ms-blob-content-md5"):
         same_digest(given, call.body)
     made = _new_file(asked, call.body, old)
     made.properties["Content-MD5"] = base64_md5(call.body)
     _keep(asked, made)
     return Answer(201, {**version_of(made), "Content-MD5": made.properties["Content-MD5"], **_SAFE})
+
+
+def _says_to_be_directory(asked: Asked) -> bool:
+    named = {name.lower(): value for name, value in asked.call.metadata.items()}
+    return named.get("hdi_isfolder", "").lower() == "true"
+
+
+def _directory_instead(asked: Asked, old: File | None) -> Answer:
+    """Make the directory that an empty blob says to be, as hadoop-azure and rclone rely on."""
+    if old is not None or asked.call.body:
+        raise unknown("a blob that says to be a directory, over a file or with content")
+    access = Access.of_new("", "", directory=True)
+    made = Directory(asked.account.stamps.new(), access)
+    asked.filesystem.namespace.put(asked.call.path, made)
+    return Answer(201, {**version_of(made), "Content-MD5": base64_md5(b""), **_SAFE})
 
 
 def _place_for_blob(asked: Asked, *, checks: bool = True) -> File | None:
@@ -49,8 +69,6 @@ def _place_for_blob(asked: Asked, *, checks: bool = True) -> File | None:
         raise Refusal("ResourceTypeMismatch", "a directory has the name")
     if node is not None:
         asked.rights.check_overwrite()
-    if "hdi_isfolder" in {name.lower() for name in call.metadata} and asked.account.hierarchical:
-        raise unknown("a blob that says to be a directory")
     assert node is None or isinstance(node, File)
     return node
 
@@ -194,27 +212,50 @@ def set_blob_metadata(asked: Asked) -> Answer:
 
 
 def copy_blob(asked: Asked) -> Answer:
-    """Copy Blob, of a file of this account, which is done at once."""
+    """Copy Blob, of a file of this account, which is done at once.
+
+    That the source is looked at before the place is a guess.
+    """
     call = asked.call
     source = _source(asked)
+    conditions.check_source(call.headers, source)
     old = _place_for_blob(asked)
     made = _new_file(asked, source.content, old)
     made.metadata = dict(call.metadata) or dict(source.metadata)
     made.properties = dict(source.properties)
     made.blocks = list(source.blocks)
+    made.copied = {
+        "x-ms-copy-id": str(uuid.uuid4()),
+        "x-ms-copy-source": call.header("x-ms-copy-source").partition("?")[0],
+        "x-ms-copy-status": "success",
+        "x-ms-copy-progress": f"{len(made.content)}/{len(made.content)}",
+        "x-ms-copy-completion-time": http_date(made.modified),
+    }
     _keep(asked, made)
-    told = {"x-ms-copy-id": "00000000-0000-0000-0000-000000000001", "x-ms-copy-status": "success"}
+    told = {name: made.copied[name] for name in ("x-ms-copy-id", "x-ms-copy-status")}
     return Answer(202, {**version_of(made), **told})
 
 
 def _source(asked: Asked) -> File:
+    """Return the file that is copied; the SAS of the request is for the place alone (documented)."""
     url = urlsplit(asked.call.header("x-ms-copy-source"))
     place = url.path.removeprefix("/").removeprefix(f"{asked.account.name}/")
     filesystem, _, path = place.partition("/")
-    if url.query or not path:
-        raise unknown("a source of a copy with a query, or without a path")
-    held = asked.account.filesystems.get(unquote(filesystem))
+    if not path:
+        raise unknown("a source of a copy without a path")
+    if len(asked.call.header("x-ms-copy-source")) > _LONGEST_SOURCE:
+        raise Refusal("InvalidHeaderValue", "x-ms-copy-source")
+    filesystem = unquote(filesystem)
     named = path_of(unquote(path), hierarchical=asked.account.hierarchical)
+    fields = pairs_of(url.query)
+    if "sig" in fields:
+        rights = sas_rights(fields, filesystem, named, asked.account)
+        rights.require("r", "o", by_container=True)
+    elif url.query:
+        raise unknown("a source of a copy with a query that is no SAS")
+    elif not asked.rights.is_all:
+        raise Refusal("CannotVerifyCopySource")
+    held = asked.account.filesystems.get(filesystem)
     node = held.namespace.find(named) if held else None
     if not isinstance(node, File):
         raise Refusal("BlobNotFound")

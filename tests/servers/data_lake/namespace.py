@@ -47,12 +47,16 @@ class Node:
 
 @dataclass
 class File(Node):
-    """Content; `blocks` are those that it was committed from, `appended` what is not flushed."""
+    """Content; `blocks` are those that it was committed from, `appended` what is not flushed.
+
+    `copied` is told of it where it came by a copy.
+    """
 
     content: bytes = b""
     blocks: list[tuple[str, bytes]] = field(default_factory=list)
     appended: dict[int, bytes] = field(default_factory=dict)
     is_of_dfs: bool = False
+    copied: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

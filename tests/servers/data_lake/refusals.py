@@ -97,6 +97,7 @@ _CODES: dict[str, tuple[int, str]] = {
     # Of the Blob endpoint.
     "BlobAlreadyExists": (409, "The specified blob already exists."),
     "BlobNotFound": (404, "The specified blob does not exist."),
+    "CannotVerifyCopySource": (403, "Could not verify the copy source."),
     "BlobOperationNotSupported": (409, "Blob operation is not supported."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
