@@ -4,7 +4,8 @@
     ├── ConfigurationError (ValueError)           the call or the block is wrong; nothing was tried
     │   ├── DatastoreNotFound (LookupError)       no datastore is registered under that name
     │   ├── DatastoreExists                       one is, and `overwrite` was not given
-    │   └── WayUnavailable                        a compute cannot have that datastore in that way
+    │   ├── WayUnavailable                        a compute cannot have that datastore in that way
+    │   └── SnapshotTooLarge                      a source has more files or bytes than the limits
     ├── AccessError (PermissionError)             the service, or the disk, said no
     │   ├── AuthenticationFailed                  key, token or identity is not accepted
     │   ├── AccessDenied                          accepted, but without the right to do this
@@ -72,6 +73,17 @@ class DatastoreExists(ConfigurationError):
 
 class WayUnavailable(ConfigurationError):
     """A compute cannot have a datastore of that kind in that way; the message names one that works."""
+
+
+class SnapshotTooLarge(ConfigurationError):
+    """A source directory has more than a snapshot takes; `largest` names files with their bytes."""
+
+    def __init__(self, message: str, *, largest: tuple[tuple[str, int], ...] = ()) -> None:
+        super().__init__(message)
+        self.largest = largest
+
+    def __reduce__(self) -> tuple[partial[SnapshotTooLarge], tuple[str]]:
+        return partial(type(self), largest=self.largest), (str(self),)
 
 
 class AccessError(DatastoreError, PermissionError):

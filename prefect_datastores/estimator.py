@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
-import keyword
-import re
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 from prefect import Flow, State
 from prefect import flow as prefect_flow
+from prefect.schedules import Schedule
 
 from prefect_datastores.compute.check import check_compute, check_here
+from prefect_datastores.compute.job_variables import for_pool
 from prefect_datastores.compute.matrix import find_compute
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.datastores.registry import resolve
+from prefect_datastores.datastores.registry import Datastore, resolve_elsewhere
+from prefect_datastores.deployments.deploying import (
+    Deployed,
+    check_name,
+    checked_parameters,
+    deploy_flow,
+    find_pool,
+    one_schedule,
+    page_of,
+)
+from prefect_datastores.deployments.estimators import ENTRYPOINT, EstimatorStorage
 from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.estimator_parameters import Parameters, parameter_name, parameters_of
 from prefect_datastores.estimator_run import EstimatorRun, with_outputs
 from prefect_datastores.estimator_spec import EstimatorSpec, Keep
 from prefect_datastores.names import normal_path
@@ -28,9 +40,6 @@ from prefect_datastores.runs import Run, start_in_background
 from prefect_datastores.scripts.source import copy_source
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.transfers import as_available, as_reference
-
-# What Prefect and pydantic keep for themselves stays an argument of the script alone.
-_RESERVED = {"wait_for", "return_state", "model_config"}
 
 
 class Estimator:
@@ -68,8 +77,9 @@ class Estimator:
                 the references ask for is checked against that.
             inputs: references (or datastores) to download before and upload after the script.
             environment_variables: more variables for the script.
-            source_directory_data_store: the datastore that carries the source to the run; without
-                one it is copied on this machine.
+            source_directory_data_store: the datastore that carries the source to the run, as a snapshot
+                within limits; without one it is copied on this machine, and a deployment takes the
+                workspace's default.
             max_run_duration_seconds: the script is stopped after that time and the run fails.
             name: the flow's name; the script's own name when None.
             keep: whether the run's folder stays afterwards: "failed" (when it failed), "always", "never".
@@ -115,7 +125,12 @@ class Estimator:
     @classmethod
     def from_spec(cls, spec: EstimatorSpec) -> Estimator:
         """Return the estimator that a spec describes."""
+        if spec.snapshot is not None:  # its source is in a datastore, and not on this machine
+            made = cls.__new__(cls)
+            made.spec, made._carrier = spec, None  # noqa: SLF001 - one of this class
+            return made
         values = {key: getattr(spec, key) for key in EstimatorSpec.model_fields}
+        del values["snapshot"]
         return cls(values.pop("source_directory"), **values)
 
     @property
@@ -136,42 +151,28 @@ class Estimator:
         return plan_references([*downloads, *uploads], scratch_root())
 
     def as_flow(self) -> Flow[..., dict[str, Any]]:
-        """Return a flow of this estimator; scalars of `script_params` are its parameters."""
+        """Return a flow of this estimator; scalars of `script_params` are its parameters.
 
+        It can be deployed and served as any flow: a worker needs this package and the datastores, as
+        the source travels as a snapshot through `source_directory_data_store`. What is deployed has
+        the references as parameters as well.
+        """
+        return self._flow(parameters_of(self.spec, references=self.spec.snapshot is not None))
+
+    def _flow(self, parameters: Parameters) -> Flow[..., dict[str, Any]]:
         def body(*args: Any, **kwargs: Any) -> dict[str, Any] | State[Any]:
             bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            changed = {parameters[name]: value for name, value in bound.arguments.items()}
-            spec = self.spec.model_copy(
-                update={"script_params": {**self.spec.script_params, **changed}}
-            )
-            return EstimatorRun(spec, self._carrier).run()
+            return EstimatorRun(parameters.changed(bound.arguments), self._carrier).run()
 
-        parameters = {
-            name: key
-            for key, value in self.spec.script_params.items()
-            if isinstance(value, (bool, int, float, str))
-            and value != ""
-            and (name := _parameter_name(key))
-            and name not in _RESERVED
-            and not name.startswith("_")
-        }
-        signature = inspect.Signature(
-            [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=self.spec.script_params[key],
-                    annotation=type(self.spec.script_params[key]),
-                )
-                for name, key in parameters.items()
-            ]
-        )
+        signature = parameters.signature()
         body.__signature__ = signature  # type: ignore[attr-defined]
-        body.__name__ = body.__qualname__ = _parameter_name(self.name) or "estimator"
+        body.__name__ = body.__qualname__ = parameter_name(self.name) or "estimator"
         body.__doc__ = f"Runs {self.spec.entry_script} with its data staged around it."
         # A flow may return a state as well, which its type cannot say.
         made: Flow[..., dict[str, Any]] = prefect_flow(name=self.name)(cast("Any", body))
+        # Where `flow.from_source` says it; that would write the flow to a file and load it again.
+        made._storage = EstimatorStorage(self.spec, self._carrier)  # noqa: SLF001
+        made._entrypoint = ENTRYPOINT  # noqa: SLF001
         return made
 
     def run(self, **parameters: Any) -> dict[str, Any]:
@@ -197,28 +198,101 @@ class Estimator:
         """
         check_here(self.spec.compute_target)
         for reference in map(as_available, self.spec.references()):
-            resolve(reference)
-            if reference._unregistered is not None:  # noqa: SLF001 - values of one thing
-                raise ConfigurationError(
-                    f"The datastore of {reference.uri!r} is not registered, so a submitted run cannot find it: "
-                    "save it first, or use run()."
-                )
-        if self._carrier is not None and self._carrier.path()._unregistered is not None:  # noqa: SLF001
-            raise ConfigurationError(
-                "The source_directory_data_store is not registered, so a submitted run cannot find it: "
-                "save it first, or use run()."
-            )
+            resolve_elsewhere(reference, "a submitted run")
+        if self._carrier is not None:
+            resolve_elsewhere(self._carrier.path(), "a submitted run")
         folder = scratch_root() / "submitted" / uuid4().hex
         folder.mkdir(parents=True, mode=0o700)
         # What runs is what was there when it was submitted.
         source = folder / "source"
         try:
-            copy_source(Path(self.spec.source_directory), source, leave_out=scratch_root())
-            spec = self.spec.model_copy(update={"source_directory": str(source)})
+            spec = self.spec
+            if spec.snapshot is None:
+                copy_source(Path(spec.source_directory), source, leave_out=scratch_root())
+                spec = spec.model_copy(update={"source_directory": str(source)})
             return start_in_background(self.as_flow(), spec.model_dump_json(), folder, parameters)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def deploy(
+        self,
+        name: str,
+        work_pool_name: str | None = None,
+        *,
+        cron: str | None = None,
+        interval: float | timedelta | None = None,
+        rrule: str | None = None,
+        schedule: Schedule | None = None,
+        timezone: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        job_variables: Mapping[str, Any] | None = None,
+        work_queue_name: str | None = None,
+        concurrency_limit: int | None = None,
+        paused: bool | None = None,
+        tags: Sequence[str] | None = None,
+        description: str | None = None,
+    ) -> Deployed:
+        """Deploy under a name: from then on it is run by a schedule, by Prefect's UI, and by workers.
+
+        The source is stored in `source_directory_data_store` (the workspace's default datastore when
+        None) as a snapshot of what `.amlignore`, else `.gitignore` or `.dockerignore`, leaves in,
+        without `outputs`; the same source is stored once. A worker needs this package and the
+        datastores. Deploying under the same name again changes the deployment: source, schedule and
+        parameters are those of now.
+
+        Args:
+            name: the name of the deployment.
+            work_pool_name: the pool whose workers run it; that of Prefect's settings when None.
+            cron: when it runs, as "0 2 * * *".
+            interval: or each so many seconds, or as a timedelta.
+            rrule: or by a rule of RFC 5545.
+            schedule: or by a schedule of `prefect.schedules`.
+            timezone: where the schedule's time is, as "Europe/Berlin"; UTC when None.
+            parameters: other values for scalars of `script_params`, by the flow's parameters, and
+                references for other data than that of the references.
+            job_variables: what the pool's type takes, as `{"image": ...}`; what the data of the run
+                needs on such a pool (docs/matrix.md) is added.
+            work_queue_name: a queue of the pool.
+            concurrency_limit: how many of its runs go on at once.
+            paused: whether the schedule waits.
+            tags: labels of the deployment and its runs.
+            description: for its page.
+
+        Raises:
+            ConfigurationError: the pool does not exist, two schedules were given, or one is none; a
+                parameter is unknown or of the wrong type; a datastore is not registered.
+            WayUnavailable: such a pool cannot have that data so; the message names a way that works.
+            SnapshotTooLarge: the source has more than a snapshot takes; nothing was deployed.
+            DatastoreError: the source cannot be stored; nothing was deployed.
+        """
+        check_name(name)
+        when = one_schedule(
+            cron=cron, interval=interval, rrule=rrule, schedule=schedule, timezone=timezone
+        )
+        pool = find_pool(work_pool_name)
+        template = pool.base_job_template
+        variables = for_pool(pool.type, template, self.spec.references(), job_variables)
+        form = self._flow(parameters_of(self.spec, references=True))
+        given = checked_parameters(form, parameters or {})
+        # Nothing was stored up to here.
+        spec = EstimatorStorage(self.spec, self._carrier).stored()
+        deployed = deploy_flow(
+            Estimator.from_spec(spec).as_flow(),
+            name,
+            work_pool_name=pool.name,
+            schedule=when,
+            parameters=given,
+            datastores=Datastore.list(),
+            version=hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12],
+            job_variables=variables or None,
+            work_queue_name=work_queue_name,
+            concurrency_limit=concurrency_limit,
+            paused=paused,
+            tags=list(tags) if tags else None,
+            description=description,
+        )
+        return Deployed(deployed, f"{self.name}/{name}", page_of(deployed), spec.snapshot or "")
 
 
 def _parameter(key: str, value: Any) -> Any:
@@ -233,10 +307,3 @@ def _parameter(key: str, value: Any) -> Any:
     raise ConfigurationError(
         f"script_params[{key!r}] is {type(value).__name__}; use scalars, lists and references."
     )
-
-
-def _parameter_name(key: str) -> str:
-    name = re.sub(r"\W", "_", key.lstrip("-"))
-    if keyword.iskeyword(name):  # --lambda is common, and lambda is no name in Python
-        name += "_"
-    return name if name.isidentifier() else ""

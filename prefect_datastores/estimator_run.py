@@ -23,7 +23,10 @@ from prefect.states import Cancelled
 
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
+from prefect_datastores.deployments.archives import unpack
+from prefect_datastores.deployments.carrying import archived, missing, reference_to
 from prefect_datastores.display import run_log
+from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.estimator_spec import EstimatorSpec, items_of
 from prefect_datastores.mounts import mounts_of
 from prefect_datastores.names import join
@@ -34,7 +37,6 @@ from prefect_datastores.scripts.source import (
     OUTPUTS,
     Stamp,
     copy_source,
-    digest_of,
     forget_unless_written,
     stamp,
 )
@@ -56,7 +58,6 @@ _VARIABLE = re.compile(
     r"\$(?:AZUREML_DATAREFERENCE_(?P<bare>\w+)|\{AZUREML_DATAREFERENCE_(?P<braced>\w+)\})", re.ASCII
 )
 _WATCH_SECONDS = 2.0
-_SNAPSHOTS = "azureml-snapshots"
 
 
 def with_outputs(references: list[DataReference], name: str, run_id: str) -> list[DataReference]:
@@ -170,21 +171,12 @@ class EstimatorRun:
         self._root.mkdir(parents=True, mode=0o700)
         source = Path(self._spec.source_directory)
         brought: list[PrefectFuture[Any]] = []
-        if self._spec.source_directory_data_store is None:
-            copy_source(source, self._code, leave_out=scratch_root())
+        if self._spec.snapshot is not None:
+            brought = [self._fetch_source(self._find_carrier(), self._spec.snapshot, scope)]
+        elif self._spec.source_directory_data_store is not None:
+            brought = [self._carry_source(source, scope)]
         else:
-            copy = self._root / "source"
-            copy_source(source, copy, leave_out=scratch_root())
-            store = self._carrier or Datastore.get(self._spec.source_directory_data_store)
-            place = store.path(join(_SNAPSHOTS, digest_of(copy)), "source")
-            sent = upload.submit(copy, place.as_upload(), scope=scope)
-            results({"source": sent})
-            fetched = download.submit(
-                place.as_download(), self._code, scope=scope, wait_for=[sent], return_state=False
-            )
-            results({"source": fetched})
-            brought.append(fetched)
-            shutil.rmtree(copy)
+            copy_source(source, self._code, leave_out=scratch_root())
         (self._code / OUTPUTS).mkdir(exist_ok=True)
         self._came = {
             reference.name: stamp(self._place(reference))
@@ -192,6 +184,45 @@ class EstimatorRun:
             if not Path(reference.path_on_compute).is_absolute()
         }
         return brought
+
+    def _carry_source(self, source: Path, scope: str) -> PrefectFuture[Any]:
+        """Send the source through its datastore; return the task run that brought it."""
+        store, copy, aside = self._find_carrier(), self._root / "copy", self._root / "snapshot"
+        copy_source(source, copy, leave_out=scratch_root())
+        aside.mkdir()
+        snapshot, archive = archived(copy, aside, needs=self._spec.entry_script)
+        there = reference_to(store, snapshot.digest)
+        sent = upload.submit(archive, there.as_upload(), scope=scope)
+        results({"source": sent})
+        shutil.rmtree(copy)
+        shutil.rmtree(aside)
+        return self._fetch_source(store, snapshot.digest, scope, wait_for=[sent])
+
+    def _fetch_source(
+        self, store: FileDatastore, digest: str, scope: str, wait_for: Any = None
+    ) -> PrefectFuture[Any]:
+        """Give the script's folder a snapshot; return the task run that brought it."""
+        aside = self._root / "snapshot"
+        fetched = download.submit(
+            reference_to(store, digest),
+            aside,
+            scope=scope,
+            wait_for=wait_for,
+            return_state=False,
+        )
+        try:
+            (archive,) = results({"source": fetched}).values()
+        except ObjectNotFound as error:
+            raise missing(store, digest) from error
+        unpack(archive, digest, self._code)
+        shutil.rmtree(aside)
+        return fetched
+
+    def _find_carrier(self) -> FileDatastore:
+        name = self._spec.source_directory_data_store
+        if self._carrier is not None:
+            return self._carrier
+        return Datastore.get(name) if name else Datastore.get_default()
 
     def _place(self, reference: DataReference) -> Path:
         if reference.path_on_compute:

@@ -24,6 +24,8 @@ class EstimatorSpec(BaseModel):
     inputs: tuple[DataReference, ...] = ()
     environment_variables: dict[str, str] = Field(default_factory=dict)
     source_directory_data_store: str | None = None
+    snapshot: str | None = None
+    """The digest under which that datastore has the source; None where it is a folder of this machine."""
     max_run_duration_seconds: float | None = None
     keep: Keep = "failed"
     compute_target: str = "local"

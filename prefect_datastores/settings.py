@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect.settings import get_current_settings
@@ -67,6 +68,16 @@ class DatastoresSettings(PrefectBaseSettings):
         description="The most requests that all transfers of a process make in a second; as many as "
         "are worth while when it is not set.",
     )
+    snapshot_files: int = Field(
+        default=2_000,
+        gt=0,
+        description="The most files that a snapshot of a source directory takes.",
+    )
+    snapshot_megabytes: float = Field(
+        default=300.0,
+        gt=0,
+        description="The most that a snapshot of a source directory takes, in MiB.",
+    )
     concurrency_limit: str | None = Field(
         default=None,
         description="The name of a global concurrency limit of Prefect, of which each download and "
@@ -82,6 +93,20 @@ class DatastoresSettings(PrefectBaseSettings):
         description="Where the compute itself mounted file shares, by the datastore's name, as JSON; "
         "the job variables that the matrix makes say it.",
     )
+
+
+@dataclass(frozen=True)
+class SnapshotLimits:
+    """What a snapshot of a source directory may have: the bounds of Azure ML, unless settings say otherwise."""
+
+    files: int
+    bytes: int
+
+
+def snapshot_limits() -> SnapshotLimits:
+    """Return the most that a snapshot takes."""
+    settings = DatastoresSettings()
+    return SnapshotLimits(settings.snapshot_files, int(settings.snapshot_megabytes * 2**20))
 
 
 def rates() -> Rates:

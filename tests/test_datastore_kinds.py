@@ -11,6 +11,10 @@ from azure.core.credentials import AccessToken
 from click.testing import CliRunner
 from oracle import stored
 from places import RemotePlace
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+from prefect.client.orchestration import get_client
+from prefect.runtime import task_run
 from pydantic import SecretStr
 from servers.faults import Fault
 from servers.prefect_server import PrefectServer
@@ -137,3 +141,33 @@ def test_a_role_that_is_missing_is_named(remote: RemotePlace, role: str) -> None
     with remote.through(fault, takes_any_token=True, token=token) as seen:
         with pytest.raises(AccessDenied, match=f"'{role}'"):
             seen.store.check_root()
+
+
+@pytest.mark.parametrize("remote", ["share", "lake"], indirect=True)  # blobs are in test_blocks.py
+def test_results_and_code_of_flows_are_kept_in_each(
+    name: str, remote: RemotePlace, prefect_api: PrefectServer
+) -> None:
+    store: Any = remote.register(name)
+    slug = f"{store.get_block_type_slug()}/{store._block_document_name}"
+
+    @task(cache_policy=INPUTS, result_storage=store)
+    def add(x: int) -> dict[str, Any]:
+        return {"x": x + 1, "run": str(task_run.id)}
+
+    @flow(persist_result=True, result_storage=slug)
+    def twice() -> list[dict[str, Any]]:
+        return [add(1), add(1), add(2)]
+
+    state = twice(return_state=True)
+    one, cached, two = result = state.result()
+    assert one == cached  # what was computed once came from the datastore
+    assert (one["x"], two["x"]) == (2, 3)
+    with get_client(sync_client=True) as client:
+        told: Any = client.read_flow_run(state.state_details.flow_run_id).state
+    assert told.result(_sync=True) == result
+    assert store.exists(told.data.storage_key)
+
+    code = "from prefect import flow\n@flow\ndef double(x: int) -> int:\n    return 2 * x\n"
+    store.write_path("flows/numbers_flow.py", code.encode())
+    loaded = flow.from_source(source=store, entrypoint="flows/numbers_flow.py:double")  # type: ignore[attr-defined]
+    assert loaded(x=21) == 42

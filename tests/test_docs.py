@@ -51,6 +51,11 @@ def test_the_readme_runs_from_top_to_bottom(
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, line + done.stdout + done.stderr
                 ran["console"] += 1
+            for line in re.findall(r"^\$ prefect (work-pool .*)$", text, re.MULTILINE):
+                made = [sys.executable, "-m", "prefect", *shlex.split(line)]
+                done = subprocess.run(made, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, line + done.stdout + done.stderr
+                ran["console"] += 1
     assert ran["python"] >= 5
     assert ran["console"] >= 5
     assert (tmp_path / "copy-of-mnist/train.csv").read_text() == "digit,pixel\n7,255\n"

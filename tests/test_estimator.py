@@ -1,14 +1,17 @@
 """The main job: a script is trained on staged data, and what it made is stored."""
 
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from prefect_datastores import (
     LocalDatastore,
 )
 from prefect_datastores import azureml as v1
+from prefect_datastores.deployments.carrying import push
 from prefect_datastores.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -976,25 +980,38 @@ def test_a_source_that_a_datastore_carries_is_stored_once(
         return {info.name: info.etag for info in list_objects(remote.store, "")}
 
     first = estimate(code, source_directory_data_store=carrier).run()
-    once = stored()
-    roots = {blob.rpartition("/pkg/")[0] or blob.rpartition("/")[0] for blob in once}
-    assert len(roots) == 1
-    assert {blob.removeprefix(next(iter(roots))) for blob in once} == {
-        *("/train.py", "/pkg/__init__.py"),
-    }
+    (snapshot,) = once = stored()
+    assert re.fullmatch(r"azureml-snapshots/[0-9a-f]{64}\.zip", snapshot)
+    with zipfile.ZipFile(io.BytesIO(carrier.read_path(snapshot))) as archive:
+        assert archive.namelist() == ["pkg/__init__.py", "train.py"]
     assert results.read_path("out/answer") == b"42"
 
     estimate(code, source_directory_data_store=carrier.name).run()
     assert stored() == once
     estimate(code + "\n", source_directory_data_store=carrier).run()
-    assert len(stored()) == 4
+    assert len(stored()) == 2
 
     _, parents = graph_of(first["run_id"])
-    snapshot = next(iter(roots))
     sent, fetched = f"upload {carrier.name}:{snapshot}", f"download {carrier.name}:{snapshot}"
     assert parents[fetched] == {sent}
     assert parents["run train.py"] == {fetched}
     assert parents[f"upload {results.name}:out"] == {"run train.py"}
+
+
+def test_a_run_and_a_deployment_of_one_source_share_its_snapshot(
+    estimate: Callable[..., Estimator],
+    source: Callable[[str], Path],
+    local: Callable[..., LocalDatastore],
+) -> None:
+    folder, carrier = source("pass"), local()
+    (folder / "tool.sh").write_text("#!/bin/sh\n")
+    (folder / "tool.sh").chmod(0o755)
+    (folder / ".gitignore").write_text("*.csv\n")
+    (folder / "large.csv").write_text("x")
+    est = estimate("pass", source_directory_data_store=carrier)
+    est.run()
+    (stored,) = carrier.list_objects()
+    assert stored.name == f"azureml-snapshots/{push(carrier, folder).digest}.zip"
 
 
 def test_a_spec_is_json_without_secrets_and_makes_the_same_estimator(

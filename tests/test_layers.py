@@ -21,9 +21,12 @@ LAYERS = [
         *("references", "datastores", "compute", "display", "settings", "slots"),
         *("result_table", "results_page", "events", "assets"),
     },
-    {"linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"},
-    {"estimator", "estimator_run"},
-    {"azureml", "cli", "demo", "submitted", ""},
+    {
+        *("linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"),
+        "deployments",
+    },
+    {"estimator", "estimator_run", "estimator_parameters"},
+    {"azureml", "cli", "demo", "deployed", "submitted", ""},
 ]
 KNOW_NO_PREFECT = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3]
 MAY_IMPORT_AZURE = ("stores/", "datastores/credentials.py", "datastores/grants.py")

@@ -366,6 +366,21 @@ def resolve(reference: DataReference) -> FileDatastore:
     return unregistered if unregistered is not None else Datastore.get(reference.datastore)
 
 
+def resolve_elsewhere(reference: DataReference, who: str) -> FileDatastore:
+    """Return the datastore that a reference names, as another process finds it; `who` is that one.
+
+    Raises:
+        ConfigurationError: it is not registered, so that it is of this process alone.
+        DatastoreNotFound: nothing is registered under its name.
+    """
+    if reference._unregistered is not None:  # noqa: SLF001 - the block and its values are one thing
+        raise ConfigurationError(
+            f"The datastore of {reference.uri!r} is not registered, so {who} cannot find it: save it first, or run it "
+            "in this process."
+        )
+    return resolve(reference)
+
+
 def _asked_name(workspace: Any, name: str | None) -> str:
     if name is None and isinstance(workspace, str):
         name = workspace

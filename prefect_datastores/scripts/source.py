@@ -1,18 +1,18 @@
-"""The source of a script: copied to where it runs, known by its content, told from what a run made."""
+"""The source of a script: copied to where it runs, told from what a run made."""
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import shutil
 from pathlib import Path
 
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.files import local_error
-from prefect_datastores.staging.walk import folder_source
 
 OUTPUTS = "outputs"
-_NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
+NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")
+"""Version control, caches and environments: no ignore file has to name them."""
+
 _SHOWN = 3
 
 Stamp = frozenset[tuple[str, int, int, int]]
@@ -32,7 +32,7 @@ def copy_source(source: Path, target: Path, *, leave_out: Path) -> None:
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         where = Path(folder).relative_to(source)
-        skipped = {name for pattern in _NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
+        skipped = {name for pattern in NOT_SOURCE for name in fnmatch.filter(names, pattern)} | {
             name for name in names if where / name == inside
         }
         climbing = {name for name in names if _climbs(Path(folder) / name, leave_out)}
@@ -64,18 +64,6 @@ def _climbs(path: Path, leave_out: Path) -> bool:
 
 def _below(path: Path, folder: Path) -> Path | None:
     return path.relative_to(folder) if path.is_relative_to(folder) else None
-
-
-def digest_of(folder: Path) -> str:
-    """Return the digest of a folder's names and contents: the same source is stored once."""
-    digest = hashlib.sha256()
-    for file in folder_source(folder).files:
-        content = hashlib.sha256()
-        with (folder / str(file.path)).open("rb") as opened:
-            while chunk := opened.read(2**20):
-                content.update(chunk)
-        digest.update(f"{file.relative}\0{content.hexdigest()}\n".encode())
-    return digest.hexdigest()[:32]
 
 
 def stamp(path: Path) -> Stamp:
