@@ -19,6 +19,7 @@ import pytest
 from places import Place, RemotePlace
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments import run_deployment
 from prefect.deployments.steps.core import run_steps
 from prefect.exceptions import ObjectNotFound as PrefectObjectNotFound
@@ -423,6 +424,37 @@ told['mine'], told['cwd'] = open('mine').read(), os.getcwd()
 with open(f'outputs/{given.lr}.json', 'w') as file:
     json.dump(told, file)
 """
+
+
+def test_a_pool_of_containers_is_told_what_the_data_needs(
+    blob_place: RemotePlace, src: Path, name: Callable[[], str], results: LocalDatastore
+) -> None:
+    store, pool = blob_place.register(name()), f"docker-{uuid.uuid4().hex[:8]}"
+    template = json.loads((Path(__file__).parent / "pools/docker-0.7.4.json").read_text())
+    template = template.get("base_job_template", template)
+    with get_client(sync_client=True) as client:
+        made = WorkPoolCreate(name=pool, type="docker", base_job_template=template)
+        client.create_work_pool(made)
+    flow_name = f"train-{uuid.uuid4().hex[:8]}"
+
+    def deploy(outputs: Any, **options: Any) -> Deployed:
+        est = Estimator(
+            src,
+            entry_script="train.py",
+            script_params={"--data": store.path("data").as_mount()},
+            inputs=[outputs.path("out").as_upload("outputs")],
+            source_directory_data_store=store,
+            name=flow_name,
+        )
+        return est.deploy("nightly", pool, **options)
+
+    made_of = deployment(deploy(store, job_variables={"image": "ours:1"})).job_variables
+    assert made_of["image"] == "ours:1"
+    assert "/dev/fuse" in json.dumps(made_of["container_create_kwargs"])
+    # A folder of this machine is in the container where it is here.
+    assert f"{results.root}:{results.root}" in deployment(deploy(results)).job_variables["volumes"]
+    with get_client(sync_client=True) as client:
+        client.delete_work_pool(pool)
 
 
 def test_a_worker_runs_deployed_estimators_side_by_side(
