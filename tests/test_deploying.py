@@ -483,6 +483,10 @@ def test_a_worker_runs_deployed_estimators_side_by_side(
             name=f"train-{uuid.uuid4().hex[:8]}",
         )
         deployed.append(est.deploy("nightly", pool))
+        assert (
+            store.auth.account_key.get_secret_value()
+            not in deployment(deployed[-1]).model_dump_json()
+        )
     # The worker has the package and the datastores, and no source.
     src.rename(tmp_path / "gone")
 
