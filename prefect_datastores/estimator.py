@@ -271,6 +271,8 @@ class Estimator:
             cron=cron, interval=interval, rrule=rrule, schedule=schedule, timezone=timezone
         )
         pool = find_pool(work_pool_name)
+        for reference in self.spec.references():
+            resolve_elsewhere(reference, "a worker")
         template = pool.base_job_template
         variables = for_pool(pool.type, template, self.spec.references(), job_variables)
         form = self._flow(parameters_of(self.spec, references=True))

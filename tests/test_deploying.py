@@ -51,6 +51,9 @@ pytestmark = [pytest.mark.usefixtures("prefect_api", "scratch"), pytest.mark.tim
 
 README = Path(__file__).parent.parent / "README.md"
 
+ENVIRONMENT = {"PREFECT_INTEGRATIONS_DATASTORES_COMPUTE": "process"}
+"""What a run on a pool of processes is told of where it is."""
+
 TELL = """
 import json, os, sys
 with open('outputs/told.json', 'w') as file:
@@ -133,7 +136,7 @@ def test_a_deployment_says_where_its_source_is_and_shows_typed_parameters(
     assert deployed.name == f"{est.name}/nightly"
     assert deployed.url.endswith(f"/deployments/deployment/{deployed.id}")
     assert (made.work_pool_name, made.tags, made.description) == (pool, ["t"], "Says what it is.")
-    assert made.job_variables == {"env": {"A": "b"}}
+    assert made.job_variables == {"env": {**ENVIRONMENT, "A": "b"}}
     assert made.parameters == {"lr": 0.5}
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "Europe/Berlin")
@@ -274,7 +277,11 @@ def test_deploying_again_changes_the_deployment_and_stores_a_source_once(
     # In a notebook, where a loop runs, as well.
     asyncio.run(_later(lambda: est.deploy("nightly", pool)))
     made = deployment(first)
-    assert (made.work_queue_name, made.tags, made.job_variables) == ("default", [], {})
+    assert (made.work_queue_name, made.tags, made.job_variables) == (
+        "default",
+        [],
+        {"env": ENVIRONMENT},
+    )
     assert made.global_concurrency_limit is None
 
 
