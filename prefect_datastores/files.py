@@ -463,9 +463,8 @@ class Folder:
 
         What a kill left here and nobody can go on with is removed then.
         """
-        if (
-            made := self._workspace
-        ) is not None:  # as for all files but the first: none waits for others
+        made = self._workspace
+        if made is not None:  # so it is for all files but the first, and none waits for another
             return made
         with self._lock:
             if self._workspace is None:
