@@ -463,6 +463,9 @@ class Folder:
 
         What a kill left here and nobody can go on with is removed then.
         """
+        made = self._workspace
+        if made is not None:  # so it is for all files but the first, and none waits for another
+            return made
         with self._lock:
             if self._workspace is None:
                 with self.abandoned() as left:
@@ -548,8 +551,10 @@ class Folder:
             os.close(directory)
 
     def _touch(self, directory: tuple[str, ...]) -> None:
-        with self._lock:
-            self._touched.add(directory)
+        # A flush takes the whole set away, so one that is in it is flushed after this.
+        if directory not in self._touched:
+            with self._lock:
+                self._touched.add(directory)
 
     def flush(self) -> None:
         """Flush every directory that got or lost a name since the last flush."""

@@ -328,12 +328,21 @@ def test_names_of_empty_folders_are_looked_at_before_anything_moves(
     assert names_below(share_store) == []
 
 
+def test_an_empty_folder_that_is_not_wanted_stops_nothing(share_store: Any, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source", {"file": b"x"})
+    (source / "not\\possible").mkdir()
+    sent(share_store, source, keep=NOTHING)
+    assert names_below(share_store) == ["file"]
+    with pytest.raises(UnsafeName, match="possible"):
+        sent(share_store, source)
+
+
 def test_globs_choose_empty_folders_too(tmp_path: Path) -> None:
     source = source_of(tmp_path)
-    assert [str(path) for path in folder_source(source).folders] == ["empty/er"]
+    assert list(folder_source(source).folders) == ["empty/er"]
     assert list(folder_source(source, include=["*.csv"]).folders) == []
     assert list(folder_source(source, exclude=["empty"]).folders) == []
-    assert [str(path) for path in folder_source(source, include=["empty"]).folders] == ["empty/er"]
+    assert list(folder_source(source, include=["empty"]).folders) == ["empty/er"]
 
 
 def test_a_link_where_a_folder_was_is_not_followed(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _alike(first: Sequence[Place], second: Sequence[Place]) -> Iterator[Place]:
         yield one
 
 
-def check_folders(folders: Iterable[RelativePath], target: str, rules: NameRules) -> None:
+def check_folders(folders: Iterable[str], target: str, rules: NameRules) -> None:
     """Return when every folder can be one below `target`.
 
     Raises:
@@ -98,14 +98,14 @@ def check_folders(folders: Iterable[RelativePath], target: str, rules: NameRules
         NameCollision: two would be one.
     """
     check = NameCheck(rules)
-    for path in folders:
-        if is_kept_for_publishing(path):
+    for folder in folders:
+        if is_kept_for_publishing(folder.split("/")):
             check.refuse(
-                UnsafeName(f"The name {str(path)!r} is kept for published folders; leave it out.")
+                UnsafeName(f"The name {folder!r} is kept for published folders; leave it out.")
             )
             continue
         try:
-            name = tuple(ObjectName(join(target, str(path))).split("/"))
+            name = tuple(ObjectName(join(target, str(RelativePath(folder)))).split("/"))
         except UnsafeName as fault:
             check.refuse(fault)
             continue

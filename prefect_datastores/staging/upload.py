@@ -197,7 +197,7 @@ def _keep_folders(
     """Give the folders of an upload what is kept of them; return a row for each that failed."""
     is_kept = overwrite == "skip"  # what is there
     empty, failed = folders.make(
-        (Place(path, ObjectName(join(target, str(path)))) for path in source.folders),
+        (Place(RelativePath(path), ObjectName(join(target, path))) for path in source.folders),
         only_new=is_kept,
     )
     if is_kept:

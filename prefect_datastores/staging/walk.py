@@ -21,12 +21,12 @@ from prefect_datastores.workspaces import is_part
 class Source:
     """Files below `root` in the order of their whole names, and rows for what is there but is not transferred.
 
-    `folders` are those with nothing in them.
+    `folders` are those with nothing in them, by names that nobody looked at yet.
     """
 
     root: Path
     files: Spool[SourceFile] = field(default_factory=source_files)
-    folders: Spool[RelativePath] = field(default_factory=lambda: Spool(str, RelativePath))
+    folders: Spool[str] = field(default_factory=lambda: Spool(str, str))
     ignored: list[ObjectRow] = field(default_factory=list)
 
     def keep(self, wanted: Callable[[SourceFile], bool]) -> None:
@@ -64,7 +64,7 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
             continue
         try:
             if is_empty_folder:
-                source.folders.append(RelativePath(relative[:-1]))
+                source.folders.append(relative[:-1])
             else:
                 _take(source, relative, path)
         except UnsafeName as fault:
