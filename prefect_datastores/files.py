@@ -269,8 +269,13 @@ class Folder:
 
     def make_directory(self, path: RelativePath) -> bool:
         """Make the directory and those above it; tell whether it was not there."""
-        is_new = self.stat(path) is None
-        with _translated(self.shown(path)), self._directory(path, create=True):
+        is_new, shown = True, self.shown(path)
+        with _translated(shown), self._directory(path[:-1], create=True) as parent:
+            try:
+                os.mkdir(path[-1], dir_fd=parent)
+            except FileExistsError:
+                is_new = False
+                os.close(self._step(parent, path[-1], shown, create=False))
             self._touch(path[:-1])
         return is_new
 
