@@ -52,8 +52,9 @@ browser: ## Install Chromium for the tests where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 	    || { $(call apt_install,chromium fonts-liberation); }
 
-fuse: ## Install what mounts for users without rights, and what the tests read mounts by, where there is none
-	@command -v fusermount3 && command -v rsync || { $(call apt_install,fuse3 rsync); }
+fuse: ## Install what mounts for users without rights, and what the tests use mounts by, where there is none
+	@command -v fusermount3 && command -v rsync && command -v fio && command -v stress-ng \
+	    || { $(call apt_install,fuse3 rsync fio stress-ng); }
 
 constraints: | $(BIN)/python ## Remake constraints.txt with today's versions
 	$(BIN)/python -m venv .tools/uv

@@ -1,7 +1,7 @@
 """Prefect's pages in headless Chromium, for tests; a module gets it by `pytest_plugins = ["browser"]`.
 
-Pictures go to `screenshots/`, which git ignores; `docs/run-graph.png`, `docs/run-results.png` and `docs/block-form.png` are
-copies of some of them.
+Pictures go to `screenshots/`, which git ignores; `docs/run-graph.png` and `docs/block-form.png` are copies of some of
+them, and `docs/run-results.png` is of the demo's page.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ import threading
 
 from prefect_datastores.errors import DatastoreError, IntegrityError
 from prefect_datastores.files import local_error
-from prefect_datastores.mounting.contents import Contents, Parts
+from prefect_datastores.mounting.contents import Answer, Contents, Parts
 from prefect_datastores.mounting.pending import Drafts
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
@@ -149,7 +149,7 @@ class _Filling:
         if self._fault is not None:
             raise self._fault
 
-    def _answer(self, offset: int):  # type: ignore[no-untyped-def]
+    def _answer(self, offset: int) -> Answer:
         def came(content: Parts | DatastoreError) -> None:
             with contextlib.ExitStack() as done:
                 done.callback(self._room.release)

@@ -222,7 +222,7 @@ class AzureService:
         if code in _CONTAINER_MISSING:
             return ContainerNotFound(
                 f"The container {self.container!r} does not exist in {self.account_url}. "
-                "Check its name, or register the datastore with create_if_not_exists=True."
+                "Check its name, or register the datastore with create_if_not_exists=True (--create)."
             )
         kind: type[DatastoreError] = TransferError
         says = f"failed with {status}: {fault.message or 'no reason was given'}"
