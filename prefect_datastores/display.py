@@ -11,6 +11,7 @@ from typing import Any
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
+from prefect.runtime import task_run
 
 from prefect_datastores.errors import ServiceBusy
 from prefect_datastores.staging.progress import Progress, Silent, Tally
@@ -133,6 +134,8 @@ class ArtifactProgress:
     def __init__(self) -> None:
         """Make nothing before `begin`."""
         self._logger = get_run_logger()
+        # First what it is of: a card of the run's page shows the beginning only.
+        self._of = f"{task_run.name}: " if task_run.name else ""
         self._tally = Tally()
         self._artifact: Any = None
         self._stop = threading.Event()
@@ -188,7 +191,7 @@ class ArtifactProgress:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact  # noqa: PLC0415
 
         tally = self._tally
-        text = f"{tally.line()} ({tally.title})"
+        text = f"{self._of}{tally.line()} ({tally.title})"
         try:
             if self._artifact is None:
                 self._artifact = create_progress_artifact(

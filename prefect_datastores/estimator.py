@@ -167,9 +167,13 @@ class Estimator:
         signature = parameters.signature()
         body.__signature__ = signature  # type: ignore[attr-defined]
         body.__name__ = body.__qualname__ = parameter_name(self.name) or "estimator"
-        body.__doc__ = f"Runs {self.spec.entry_script} with its data staged around it."
+        about = f"Runs {self.spec.entry_script} with its data staged around it."
+        lines = [f"    {name}: {text}" for name, text in parameters.descriptions().items()]
+        body.__doc__ = "\n".join([about, "", "Args:", *lines])  # where Prefect looks for its form
         # A flow may return a state as well, which its type cannot say.
-        made: Flow[..., dict[str, Any]] = prefect_flow(name=self.name)(cast("Any", body))
+        made: Flow[..., dict[str, Any]] = prefect_flow(name=self.name, description=about)(
+            cast("Any", body)
+        )
         # Where `flow.from_source` says it; that would write the flow to a file and load it again.
         made._storage = EstimatorStorage(self.spec, self._carrier)  # noqa: SLF001
         made._entrypoint = ENTRYPOINT  # noqa: SLF001

@@ -84,6 +84,30 @@ class Parameters:
             ]
         )
 
+    def descriptions(self) -> dict[str, str]:
+        """Return what each parameter is, in a line."""
+        script = self.spec.entry_script
+        arguments = {
+            parameter_name(key): key
+            for key, value in self.spec.script_params.items()
+            if isinstance(value, DataReference)
+        }
+
+        def about(name: str, reference: DataReference) -> str:
+            place = reference.path_on_compute or str(reference)
+            at = arguments.get(name) or place
+            upload = reference.mode == "upload"
+            return (
+                f"Where the results in {place} go."
+                if upload
+                else f"The data that {script} has at {at}."
+            )
+
+        return {
+            **{name: f"The argument {key} of {script}." for name, key in self.scalars.items()},
+            **{name: about(name, reference) for name, reference in self.references.items()},
+        }
+
     def changed(self, given: Mapping[str, Any]) -> EstimatorSpec:
         """Return the estimator with the values of a run.
 

@@ -97,6 +97,11 @@ def _script(
     )
 
 
+# Their own names are 64 digits long, which say nobody anything.
+_fetch_archive = download.with_options(task_run_name="download source")
+_send_archive = upload.with_options(task_run_name="upload source")
+
+
 class EstimatorRun:
     """One run: what is staged where, and in which order. Owned by the flow's body."""
 
@@ -192,7 +197,7 @@ class EstimatorRun:
         aside.mkdir()
         snapshot, archive = archived(copy, aside, needs=self._spec.entry_script)
         there = reference_to(store, snapshot.digest)
-        sent = upload.submit(archive, there.as_upload(), scope=scope)
+        sent = _send_archive.submit(archive, there.as_upload(), scope=scope)
         results({"source": sent})
         shutil.rmtree(copy)
         shutil.rmtree(aside)
@@ -203,7 +208,7 @@ class EstimatorRun:
     ) -> PrefectFuture[Any]:
         """Give the script's folder a snapshot; return the task run that brought it."""
         aside = self._root / "snapshot"
-        fetched = download.submit(
+        fetched = _fetch_archive.submit(
             reference_to(store, digest),
             aside,
             scope=scope,

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.runtime import task_run
 
 from prefect_datastores.display import run_log
 from prefect_datastores.redaction import scrub
@@ -37,12 +38,17 @@ def table_rows(report: TransferReport) -> list[TableRow]:
     return [_row(row) for row in islice(chosen, MOST_ROWS)]
 
 
+def in_short(report: TransferReport) -> str:
+    """Return a transfer's sums in one line, which begins with the name of its task run where it has one."""
+    return f"{task_run.name}: {report.sums()}" if task_run.name else report.summary()
+
+
 def table_description(report: TransferReport) -> str:
     """Return what stands above the table: the sums, the two ends, and what is left out."""
     more = len(report.rows) - MOST_ROWS
     left_out = f"\n\n{more} more objects are not shown." if more > 0 else ""
     return scrub(
-        f"{report.summary()}\n\nFrom `{report.source}` to `{report.destination}`.{left_out}"
+        f"{in_short(report)}\n\nFrom `{report.source}` to `{report.destination}`.{left_out}"
     )
 
 

@@ -23,7 +23,7 @@ from prefect_datastores.errors import StageFailed
 from prefect_datastores.events import Stored, tell_published
 from prefect_datastores.mounts import in_scope
 from prefect_datastores.references import DataReference
-from prefect_datastores.result_table import show_table
+from prefect_datastores.result_table import in_short, show_table
 from prefect_datastores.slots import transfer_slot
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
@@ -254,7 +254,7 @@ def _failure_told() -> Iterator[None]:
 def _tell(report: TransferReport) -> None:
     show_table(report)
     log = run_log()
-    log.info("%s", report.summary())
+    log.info("%s", in_short(report))
     for row in report.of("ignored"):
         log.warning("Not uploaded: %s is %s.", row.name, row.detail)
     if different := [row for row in report.of("skipped") if row.detail]:

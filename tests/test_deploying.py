@@ -141,6 +141,9 @@ def test_a_deployment_says_where_its_source_is_and_shows_typed_parameters(
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "Europe/Berlin")
     shown = made.parameter_openapi_schema["properties"]
+    assert shown["lr"]["description"] == "The argument --lr of train.py."
+    assert shown["data"]["description"] == "The data that train.py has at --data."
+    assert shown["outputs"]["description"] == "Where the results in outputs go."
     assert {key: (shown[key]["type"], shown[key]["default"]) for key in ("lr", "deep", "kind")} == {
         "lr": ("number", 0.1),
         "deep": ("boolean", True),

@@ -307,7 +307,8 @@ def test_a_task_run_is_named_by_its_reference_and_tells_what_it_did(
     progress = [item for item in ask("/artifacts/filter", run_id) if item["type"] == "progress"]
     assert {item["task_run_id"] for item in progress} == {run["id"] for run in runs.values()}
     assert [item["data"] for item in progress] == [100.0, 100.0]
-    assert any("2/2 objects, 8 B of 8 B" in item["description"] for item in progress)
+    begun = f"download {name}:mnist: 2/2 objects, 8 B of 8 B"
+    assert any(item["description"].startswith(begun) for item in progress)
 
     logged = {"logs": {"flow_run_id": {"any_": [run_id]}}}
     until = time.monotonic() + 60
@@ -321,8 +322,8 @@ def test_a_task_run_is_named_by_its_reference_and_tells_what_it_did(
                 break
             assert time.monotonic() < until, lines
             time.sleep(0.2)
-    assert any(line.startswith("Downloaded 2 objects (8 B) in") for line in lines)
-    assert any(line.startswith("Uploaded 1 object (3 B) in") for line in lines)
+    assert any(line.startswith(f"download {name}:mnist: 2 objects (8 B) in") for line in lines)
+    assert any(line.startswith(f"upload {name}:mnist/new: 1 object (3 B) in") for line in lines)
 
 
 def test_progress_of_what_need_not_be_moved_ends_at_100_as_well(

@@ -141,14 +141,17 @@ class TransferReport:
 
     def summary(self) -> str:
         """Return one line for a log."""
-        verb = "Uploaded" if self.is_upload else "Downloaded"
+        return f"{'Uploaded' if self.is_upload else 'Downloaded'} {self.sums()}"
+
+    def sums(self) -> str:
+        """Return the line without what was done, where its reader knows that."""
         rate = (
             f", {human_bytes(self.bytes / self.seconds)}/s"
             if self.seconds > 0 and self.bytes
             else ""
         )
         parts = [
-            f"{verb} {plural(self.count, 'object')} ({human_bytes(self.bytes)}) in {self.seconds:.1f} s{rate}"
+            f"{plural(self.count, 'object')} ({human_bytes(self.bytes)}) in {self.seconds:.1f} s{rate}"
         ]
         if cached := sum(row.cached for row in self.rows):
             parts.append(f"{cached} from the cache")
