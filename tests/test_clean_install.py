@@ -19,6 +19,7 @@ from importlib.metadata import version
 from prefect.plugins import load_prefect_collections
 print(json.dumps({
     "fastapi": version("fastapi"),
+    "sqlalchemy": version("sqlalchemy"),
     "prefect": version("prefect"),
     "collections": {name: repr(found) for name, found in load_prefect_collections().items()},
 }))
@@ -63,7 +64,8 @@ def test_a_clean_install_runs_the_server_and_finds_the_collection(
     ).stdout
     inside = json.loads(said.splitlines()[-1])
     assert served == inside["prefect"]
-    assert tuple(int(part) for part in inside["fastapi"].split(".")[:2]) < (0, 151)
+    for name, bound in (("fastapi", (0, 151)), ("sqlalchemy", (2, 1))):
+        assert tuple(int(part) for part in inside[name].split(".")[:2]) < bound
     found = [value for name, value in inside["collections"].items() if "prefect_datastores" in name]
     assert len(found) == 1
     assert found[0].startswith("<module 'prefect_datastores'")
