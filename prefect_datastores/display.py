@@ -19,6 +19,7 @@ from prefect_datastores.staging.report import ObjectRow
 from prefect_datastores.stores.retry import Retry
 
 _ARTIFACT_SECONDS = 1.0  # an update takes 24 ms of the server's time
+_FIRST_SECONDS = 0.25  # what is over by then is shown once, at its end
 _LINE_SECONDS = 10.0
 
 
@@ -142,11 +143,10 @@ class ArtifactProgress:
         self._thread: threading.Thread | None = None
 
     def begin(self, title: str, objects: int, size: int) -> None:
-        """Make the artifact and keep it fresh from a thread of its own."""
+        """Make the artifact, and keep it fresh, from a thread of its own."""
         import contextvars  # noqa: PLC0415
 
         self._tally = Tally(title, objects, size, retries=self._tally.retries)
-        self._publish()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=lambda: context.run(self._refresh), name="pds-progress", daemon=True
@@ -177,9 +177,9 @@ class ArtifactProgress:
             self._publish()
 
     def _refresh(self) -> None:
-        said = time.monotonic()
-        shown = self._tally.line()
-        while not self._stop.wait(_ARTIFACT_SECONDS):
+        said, shown, pause = time.monotonic(), "", _FIRST_SECONDS
+        while not self._stop.wait(pause):
+            pause = _ARTIFACT_SECONDS
             if (line := self._tally.line()) != shown:
                 shown = line
                 self._publish()
