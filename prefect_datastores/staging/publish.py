@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     ConfigurationError,
     DatastoreError,
@@ -138,6 +139,7 @@ def _single(store: ObjectStore, folder: str) -> str | None:
         seen.add(marker)
 
 
+@rarely_looked_for()
 def publish(
     store: ObjectStore,
     source: Source,
