@@ -20,6 +20,7 @@ from prefect_datastores.errors import (
     ConfigurationError,
     IntegrityError,
     PlaceTaken,
+    ServiceBusy,
     SourceChanged,
     StageFailed,
     TransferCancelled,
@@ -807,7 +808,8 @@ def test_a_cancel_leaves_off_what_is_under_way_and_bounds_the_last_one(run: Run)
     assert waiting.wait(WAIT)
     began = time.monotonic()
     with pytest.raises(TransferCancelled):
-        continuous.end(hurry=True)
+        continuous.hurry()
+        continuous.end()
     assert time.monotonic() - began < WAIT / 2
     assert len(stops) == 2
     assert not threads()

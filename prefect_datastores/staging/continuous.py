@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from prefect_datastores.errors import CheckpointOvertaken
 from prefect_datastores.staging.cancellation import Cancellation
@@ -66,13 +68,15 @@ class Continuous:
 
     def begin(self) -> None:
         """Begin to look at the folder."""
-        self._thread = threading.Thread(target=self._run, name="pds-checkpoint", daemon=True)
+        # Its lines are the run's.
+        run = partial(contextvars.copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name="pds-checkpoint", daemon=True)
         self._thread.start()
 
-    def end(self, *, hurry: bool = False) -> TransferReport | None:
+    def end(self) -> TransferReport | None:
         """Make the last checkpoint; return the report of the newest one, None where none was made.
 
-        No thread is left. With `hurry`, or when a signal comes meanwhile, it has no more than the
+        No thread is left. After `hurry`, or when a signal comes meanwhile, it has no more than the
         seconds that a cancel leaves.
 
         Raises:
@@ -81,11 +85,9 @@ class Continuous:
         """
         self._over.set()
         try:
-            if hurry:
-                self._hurry()
             self._wait()
         except BaseException:
-            self._hurry()
+            self.hurry()
             self._wait()
             raise
         if self._error is not None:
@@ -106,8 +108,14 @@ class Continuous:
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(_LOOK_SECONDS)
 
-    def _hurry(self) -> None:
+    @property
+    def fault(self) -> Exception | None:
+        """Why the last one was not made, once it is over."""
+        return self._error
+
+    def hurry(self) -> None:
         """Leave off what is under way, and give the last one its seconds."""
+        self._over.set()
         with self._lock:
             if self._hurried.is_set():
                 return
