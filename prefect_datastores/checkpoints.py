@@ -152,21 +152,23 @@ class Checkpoints:
         for kept in self._kept.values():
             kept.continuous.begin()
 
-    def end(self, reference: DataReference) -> TransferReport | None:
+    def end(
+        self, reference: DataReference, progress: Progress | None = None
+    ) -> TransferReport | None:
         """Make the last checkpoint; return the report of the newest one, None where none was made.
 
         Raises:
             CheckpointOvertaken: another run stored a checkpoint there.
             CheckpointUnstored: it could not be made; the message says where the folder is kept.
         """
-        return self._end(self._kept[reference.uri])
+        return self._end(self._kept[reference.uri], progress)
 
-    def _end(self, kept: _Kept) -> TransferReport | None:
+    def _end(self, kept: _Kept, progress: Progress | None = None) -> TransferReport | None:
         if kept.is_over:
             return None
         kept.is_over = True
         try:
-            return kept.continuous.end()
+            return kept.continuous.end(progress)
         except (DatastoreError, OSError) as error:
             raise kept.keep_here(error) from error
         except BaseException:

@@ -202,7 +202,7 @@ def checkpoint(reference: DataReference, *, scope: str | None = None) -> Transfe
         CheckpointOvertaken: another run makes checkpoints there.
         CheckpointUnstored: it could not be made; the message says where the folder is kept.
     """
-    report = checkpoints_in(scope).end(reference)
+    report = checkpoints_in(scope).end(reference, display_for(True))
     if report is None:
         run_log().info("%s: nothing changed, and no checkpoint was made.", reference.uri)
     else:

@@ -11,6 +11,7 @@ from functools import partial
 from prefect_datastores.errors import CheckpointOvertaken
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.checkpoint import Checkpoint
+from prefect_datastores.staging.progress import Progress
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.stores.base import ObjectStore
 
@@ -53,6 +54,7 @@ class Continuous:
         self._lock = threading.Lock()
         self._stop: Cancellation | None = None
         self._is_last = False
+        self._progress: Progress | None = None
         self._timer: threading.Timer | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -73,8 +75,10 @@ class Continuous:
         self._thread = threading.Thread(target=run, name="pds-checkpoint", daemon=True)
         self._thread.start()
 
-    def end(self) -> TransferReport | None:
+    def end(self, progress: Progress | None = None) -> TransferReport | None:
         """Make the last checkpoint; return the report of the newest one, None where none was made.
+
+        `progress` is that of the last one.
 
         No thread is left. After `hurry`, or when a signal comes meanwhile, it has no more than the
         seconds that a cancel leaves.
@@ -83,6 +87,7 @@ class Continuous:
             CheckpointOvertaken: another run stored a checkpoint.
             DatastoreError, OSError: the last one could not be made.
         """
+        self._progress = progress
         self._over.set()
         try:
             self._wait()
@@ -155,7 +160,8 @@ class Continuous:
         if not self._checkpoint.differs():  # nobody is asked for anything
             return
         with self._stoppable(last=last) as stop, self._opened(stop) as store:
-            report = self._checkpoint.store(store, last=last, cancellation=stop)
+            progress = self._progress if last else None
+            report = self._checkpoint.store(store, last=last, cancellation=stop, progress=progress)
         if report is not None:
             self.made, self._report = self.made + 1, report
             self._tell_stored(report)
