@@ -39,7 +39,7 @@ from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Writing
 from prefect_datastores.stores.listed import list_objects
-from prefect_datastores.testing import content_of, get, put
+from prefect_datastores.testing import at_once, content_of, get, put
 
 ONE = {"model": content_of(2 * PART + 5), "sub/optimizer": b"state 1", "empty": b""}
 TWO = {"model": ONE["model"], "sub/optimizer": b"state 2", "sub/more": b"new"}
@@ -184,10 +184,14 @@ def test_what_lies_in_the_folder_is_set_aside_and_not_mixed(store: ObjectStore, 
     assert tree(second._folder) == ONE
     assert told.set_aside is not None
     assert tree(told.set_aside) == {"model": b"mine", "other": b"mine too"}
-    again = second.restore(store)  # it is what is to be there
-    assert again.set_aside is None
-    assert again.report is not None
-    assert tree(second._folder) == ONE
+    for gone in (None, "model"):  # what is to be there stays, also where a part of it is missing
+        if gone:
+            (second._folder / gone).unlink()
+        again = second.restore(store)
+        assert again.set_aside is None
+        assert again.report is not None
+        assert again.report.count == bool(gone)
+        assert tree(second._folder) == ONE
 
 
 def test_an_empty_state_is_one(store: ObjectStore, run: Run, read: Read) -> None:
@@ -309,6 +313,38 @@ def test_a_reader_of_the_generation_before_comes_to_its_end(
     download(Overtaking(store), tmp_path / "reader", DownloadRequest(PLACE))  # type: ignore[arg-type]
     assert tree(tmp_path / "reader") == ONE
     assert first.generation != one
+
+
+def test_readers_see_one_generation_while_others_are_made(
+    store: ObjectStore, run: Run, read: Read
+) -> None:
+    first, over = run(), threading.Event()
+    begin(store, first)
+    keep(store, first, {f"{n}": b"0" for n in range(5)})
+
+    def make() -> int:
+        try:
+            for turn in range(1, 8):
+                keep(store, first, {f"{n}": b"%d" % turn for n in range(5)})
+        finally:
+            over.set()
+        return turn
+
+    def look() -> int:
+        whole = 0
+        while not over.is_set():
+            try:
+                there = read(store)
+            except (StageFailed, SourceChanged, IntegrityError):  # two were made meanwhile
+                continue
+            assert len(there) == 5, there
+            assert len(set(there.values())) == 1, there
+            whole += 1
+        return whole
+
+    made, *_ = at_once([make, look, look])
+    assert made == 7
+    assert set(read(store).values()) == {b"7"}
 
 
 # Two runs.
@@ -539,6 +575,27 @@ def test_a_damaged_generation_is_never_taken_for_whole(
     # It can be gone on with, and is whole again.
     keep(store, second, TWO)
     assert read(store) == TWO
+
+
+def test_content_that_somebody_changed_is_never_taken_for_that_of_a_checkpoint(
+    store: ObjectStore, run: Run, read: Read
+) -> None:
+    first = run()
+    begin(store, first)
+    keep(store, first, ONE)
+    newest = keep(store, first, {**ONE, "sub/optimizer": b"state 2"})
+    name = ObjectName(f"{PLACE}/{DATA}/{newest}/sub/optimizer")
+    store.delete(name)
+    put(store, name, b"state X")
+    with pytest.raises((IntegrityError, StageFailed)):
+        read(store)
+    second = run(B)
+    if store.capabilities.stores_digest and store.capabilities.lists_digest:
+        second.restore(store)  # seen before anything was brought
+        assert tree(second._folder) == ONE
+    else:
+        with pytest.raises(StageFailed, match="another MD5"):
+            second.restore(store)
 
 
 def test_a_damaged_list_is_never_believed(store: ObjectStore, run: Run, read: Read) -> None:

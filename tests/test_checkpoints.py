@@ -21,7 +21,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun
 from servers.faults import Fault
-from small_stores import tree
+from small_stores import make_tree, tree
 
 from prefect_datastores import (
     AzureBlobDatastore,
@@ -51,6 +51,7 @@ from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
 from prefect_datastores.tasks import checkpoint, restore
 
+pytest_plugins = ["workers"]
 pytestmark = pytest.mark.usefixtures("prefect_api", "scratch")
 
 WAIT = 90.0
@@ -84,14 +85,6 @@ elif end == "kill":
 elif end == "fail":
     sys.exit(3)
 """
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Scratch space of the test's own, here and in the processes that it starts."""
-    folder = tmp_path / "scratch"
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_DATASTORES_SCRATCH_ROOT", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -289,6 +282,31 @@ def test_a_terminated_run_stores_its_last_state(
     assert shown(local, tmp_path) == state(1)
 
 
+def test_a_worker_that_cancels_a_deployed_run_lets_it_store_its_last_state(
+    share_place: RemotePlace,
+    register: Callable[..., FileDatastore],
+    estimate: Estimate,
+    models: FileDatastore,
+    pool: str,
+    worker: Path,
+    tmp_path: Path,
+) -> None:
+    est = estimate(register(share_place), "wait", source_directory_data_store=models.name)
+    est.spec = est.spec.model_copy(update={"name": f"train-{uuid.uuid4().hex[:8]}"})
+    deployed = est.deploy("nightly", pool)
+    run = deployed.run(ckpt={"path": "ckpt/job"})
+    wait_for((tmp_path / "saved").exists)
+    run.cancel()
+    wait_for(lambda: run.get_status() == "Cancelled")
+    wait_for(lambda: pointer_of(share_place.store, "ckpt/job"))
+    assert shown(share_place, tmp_path) == state(1)
+    assert list(worker.iterdir()) == []
+    (tmp_path / "saved.go").touch()
+    assert deployed.run().wait_for_completion() == "Completed"
+    assert steps(tmp_path) == [0, 1]
+    assert finished(share_place)
+
+
 # What people see.
 
 
@@ -398,6 +416,20 @@ def test_a_stage_keeps_what_changes_while_the_block_goes_on(
     (aside,) = tmp_path.glob("mine.aside-*")
     assert tree(aside) == {"model": b"22", "a.log": b"1"}
     no_thread_is_left()
+
+
+def test_checkpoints_are_read_by_a_mount(local: LocalPlace, models: FileDatastore) -> None:
+    files = {"model": b"m" * 300_000, "sub/a": b"a", "sub/deep/b": b"b"}
+    with stage(ckpt=models.path("ckpt/job").as_checkpoint(every=SELDOM)) as s:
+        make_tree(s.ckpt, files)
+    with stage(
+        all=models.path("ckpt/job").as_mount(),
+        below=models.path("ckpt/job/sub").as_mount(),
+        above=models.path("ckpt").as_mount(),
+    ) as s:
+        assert tree(s.all) == files
+        assert tree(s.below) == {"a": b"a", "deep/b": b"b"}
+        assert tree(s.above / "job") == files
 
 
 def test_stages_of_every_form_keep_checkpoints(

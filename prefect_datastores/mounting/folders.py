@@ -13,6 +13,7 @@ from prefect_datastores.staging.published import listed, pointer_of
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 _log = logging.getLogger("prefect_datastores.mounting")
+_LISTS = 8
 LONGEST = 255
 """Bytes of a name, as on a disk."""
 
@@ -64,6 +65,8 @@ class Folders:
         """Return what a folder shows by a list, under a prefix that tells which generation it was."""
         base = f"{prefix}{DATA}/{generation}/"
         shown = listed(self._store, prefix.rstrip("/"), generation)
+        while len(self._lists) >= _LISTS:
+            self._lists.pop(next(iter(self._lists)))
         self._lists[base] = [info._replace(name=info.name[len(prefix) :]) for info in shown]
         return self._of_list(base, "")
 

@@ -280,18 +280,19 @@ class Checkpoint:
         return aside
 
     def _is_made_of(self, wanted: Mapping[str, Listed]) -> bool:
-        """Tell whether nothing else is in the folder, and all of it or nothing."""
-        if not any(self._folder.iterdir() if self._folder.is_dir() else (None,)):
-            return True
+        """Tell whether all that is in the folder is to be there: a part of it, where bringing it was cut off."""
+        if not self._folder.is_dir():
+            return False
         try:
-            seen = self._scan(everything=True)
+            seen, stop = self._scan(everything=True), Cancellation()
+            return not self._ignored and all(
+                name in wanted
+                and wanted[name].size == file.stamp.size
+                and wanted[name].md5 == self._md5_of(file, stop)
+                for name, file in seen.items()
+            )
         except DatastoreError:  # no generation has what this is
             return False
-        sizes = {name: file.stamp.size for name, file in seen.items()}
-        if sizes != {name: file.size for name, file in wanted.items()}:
-            return False
-        stop = Cancellation()
-        return all(self._md5_of(file, stop) == wanted[name].md5 for name, file in seen.items())
 
     # -- while the script runs, and after it --------------------------------------------------
 

@@ -424,7 +424,8 @@ class _Fetching:
             if not (entry and entry.gave(moving.receiving.part)):
                 came = begun.take(moving) if begun is not None and not moving.cached else None
                 digest = self._fill(moving, came)
-                if not moving.was_told:  # all of it was here
+                # What is known before counts; else what came with the bytes, unless all of it was here.
+                if item.info.digest is not None or not moving.was_told:
                     moving.digest = stored_digest(self._store, item.info)
                 if moving.digest not in {None, digest}:
                     raise _Damaged(
