@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.estimator_spec import EstimatorSpec
+from prefect_datastores.forms import in_order
 from prefect_datastores.names import datastore_name, normal_path
 from prefect_datastores.references import DataReference, checked_reference
 
@@ -28,7 +29,7 @@ class DataForm(BaseModel):
     """
 
     # No discriminator and no key of one value: Prefect's page shows that as a text to edit.
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=in_order)
 
     datastore: str
     path: str

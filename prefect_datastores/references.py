@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCollision
+from prefect_datastores.forms import in_order
 from prefect_datastores.names import (
     datastore_name,
     default_reference_name,
@@ -34,7 +35,9 @@ class DataReference(BaseModel):
     is the same every time. `path()` and `as_*()` return copies.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Data reference")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", title="Data reference", json_schema_extra=in_order
+    )
 
     datastore: str = Field(title="Datastore", description="The name of a registered datastore.")
     path_on_datastore: str = Field(
