@@ -873,6 +873,41 @@ def test_a_cancel_leaves_off_what_is_under_way_and_bounds_the_last_one(run: Run)
     assert pointer_of(store, PLACE) is None
 
 
+def test_a_signal_while_the_last_one_is_made_leaves_it_its_seconds(run: Run) -> None:
+    from prefect_datastores.stores.memory import MemoryStore
+
+    for hurry, comes in ((0.5, False), (WAIT, True)):
+        store, first = MemoryStore(), run()
+        first.restore(store)
+        signalled = threading.Event()
+
+        @contextmanager
+        def opened(
+            stop: Cancellation,
+            store: MemoryStore = store,
+            signalled: threading.Event = signalled,
+            comes: bool = comes,
+        ) -> Iterator[ObjectStore]:
+            def interrupt() -> None:
+                if not signalled.is_set():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    signalled.set()
+                if not comes:
+                    stop.pause(WAIT)
+
+            yield Meddling(store, interrupt)  # type: ignore[misc]
+
+        rewrite(first._folder, ONE)
+        continuous = Continuous(first, opened, WAIT, hurry=hurry)
+        continuous.begin()
+        with pytest.raises(KeyboardInterrupt):
+            continuous.end()
+        assert signalled.is_set()
+        assert (continuous.fault is None) == comes
+        assert (pointer_of(store, PLACE) is not None) == comes
+        assert not threads()
+
+
 def test_a_run_that_is_overtaken_stops_to_store(store: ObjectStore, run: Run, read: Read) -> None:
     first, second = run(A), run(B)
     begin(store, first)

@@ -455,12 +455,23 @@ def test_stages_of_every_form_keep_checkpoints(
         asyncio.run(is_cancelled())
     assert shown(local, tmp_path) == {"model": b"cancelled"}
 
+    @flow
+    async def trains() -> Any:
+        async with stage(ckpt=reference) as s:
+            found = tree(s.ckpt)
+            (s.ckpt / "model").write_text("of a flow")
+            raise KeyError(found)
+
+    with pytest.raises(KeyError, match="cancelled"):
+        asyncio.run(trains())
+    assert shown(local, tmp_path) == {"model": b"of a flow"}
+
     @task
     @staged(ckpt=reference)
     def fit(ckpt: Path) -> dict[str, bytes | str]:
         return tree(ckpt)
 
-    assert fit() == {"model": b"cancelled"}
+    assert fit() == {"model": b"of a flow"}
     assert finished(local)
 
     with pytest.raises(KeyboardInterrupt), stage(ckpt=reference) as s:

@@ -51,6 +51,7 @@ class Continuous:
         self._checkpoint, self._opened, self._every = checkpoint, opened, every
         self._tell_stored, self._tell_failed, self._seconds = stored, failed, hurry
         self._over, self._hurried = threading.Event(), threading.Event()
+        self._ended = threading.Event()
         self._lock = threading.Lock()
         self._stop: Cancellation | None = None
         self._is_last = False
@@ -109,9 +110,13 @@ class Continuous:
             self._checkpoint.finish(store)
 
     def _wait(self) -> None:
-        # A signal does not wake the main thread from a wait without an end.
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(_LOOK_SECONDS)
+        if self._thread is None:
+            return
+        # A signal does not wake the main thread from a wait without an end; and where it interrupts `join`,
+        # Python 3.11 takes the thread for one that has ended.
+        while not self._ended.wait(_LOOK_SECONDS):
+            pass
+        self._thread.join()
 
     @property
     def fault(self) -> Exception | None:
@@ -137,6 +142,12 @@ class Continuous:
         self._timer.start()
 
     def _run(self) -> None:
+        try:
+            self._make_all()
+        finally:
+            self._ended.set()
+
+    def _make_all(self) -> None:
         while not self._over.wait(self._every):
             self._try()
             if self.lost is not None:
