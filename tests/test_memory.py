@@ -14,6 +14,7 @@ from places import Place
 from servers.azurite import Azurite
 
 from prefect_datastores import AzureBlobDatastore, LocalDatastore
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.datastores.base import FileDatastore
 
 MOST = 300 * 2**20
@@ -123,6 +124,36 @@ def circles_of(work: Callable[[], object]) -> int:
         return gc.collect()
     finally:
         gc.enable()
+
+
+def test_the_collector_looks_as_often_as_before_when_a_transfer_is_over(tmp_path: Path) -> None:
+    before = gc.get_threshold()
+    store = LocalDatastore(root=str(tmp_path))
+    store.write_path("a", b"a")
+    store.download(tmp_path / "came", show_progress=False)
+    assert gc.get_threshold() == before
+    with rarely_looked_for():
+        seldom = gc.get_threshold()
+        with rarely_looked_for():
+            pass
+        assert gc.get_threshold() == seldom
+    assert seldom[0] > before[0] == gc.get_threshold()[0]
+
+
+@pytest.mark.parametrize("chosen", [0, 50_000])
+def test_who_set_the_collector_keeps_that(chosen: int) -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(chosen)
+        with rarely_looked_for():
+            assert gc.get_threshold()[0] == chosen
+        assert gc.get_threshold()[0] == chosen
+        gc.set_threshold(*before)
+        with rarely_looked_for():
+            gc.set_threshold(chosen)
+        assert gc.get_threshold()[0] == chosen
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("way", ["upload", "download", "list"])

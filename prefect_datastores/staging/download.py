@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     DatastoreError,
     IntegrityError,
@@ -157,6 +158,7 @@ def _finished(
     return made
 
 
+@rarely_looked_for()
 def download(
     store: ObjectStore,
     destination: Path,

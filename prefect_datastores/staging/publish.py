@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import pairwise
 from typing import Any
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     ConfigurationError,
     DatastoreError,
@@ -139,6 +140,7 @@ def _single(store: ObjectStore, folder: str) -> str | None:
         seen.add(marker)
 
 
+@rarely_looked_for()
 def publish(
     store: ObjectStore,
     source: Source,

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     AccessDenied,
     DatastoreError,
@@ -97,6 +98,7 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
     return plan_upload(source.files, target, overwrite, partial(head, store))
 
 
+@rarely_looked_for()
 def upload(
     store: ObjectStore,
     source: Source,
