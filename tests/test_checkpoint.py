@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from places import Place, RemotePlace
 from servers import sandbox
@@ -977,6 +978,7 @@ def test_what_comes_back_is_of_one_moment(kept: Place, run: Run, tmp_path: Path)
                 except SourceChanged:
                     # It writes all the time: let it hold still for a moment, wherever it is.
                     os.kill(writer.pid, signal.SIGSTOP)
+                    wait_until(lambda pid=writer.pid: psutil.Process(pid).status() == "stopped")  # type: ignore[misc]
                     made += checkpoint.store(kept.store) is not None
                     os.kill(writer.pid, signal.SIGCONT)
         finally:

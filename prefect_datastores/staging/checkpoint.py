@@ -337,10 +337,13 @@ class Checkpoint:
             if not changing and len(contents) == len(seen):
                 return self._make(store, seen, generation, contents, sent, began)
             stop.pause(_PAUSE_SECONDS)
-        raise SourceChanged(
-            f"No checkpoint was made of {self._folder}: it does not hold still, {changing or 'a file'!r} was written to "
-            "while it was read. Have the script write beside, as `name.tmp`, and rename, or leave the file out with "
-            "`exclude`."
+        raise self._unsettled(changing)
+
+    def _unsettled(self, name: str = "") -> SourceChanged:
+        what = repr(name) if name else "a file"
+        return SourceChanged(
+            f"No checkpoint was made of {self._folder}: it does not hold still, {what} was written to or removed while "
+            "it was read. Have the script write beside, as `name.tmp`, and rename, or leave the file out with `exclude`."
         )
 
     def finish(self, store: ObjectStore) -> None:
@@ -374,9 +377,9 @@ class Checkpoint:
             try:
                 source = folder_source(self._folder, (), exclude)
                 seen = {str(file.relative): self._seen(file) for file in source.files}
-            except (FileNotFoundError, ConfigurationError):
+            except (FileNotFoundError, ConfigurationError) as error:
                 if turn == _LAST_TURNS:
-                    raise
+                    raise self._unsettled() from error
                 time.sleep(_LOOK_SECONDS)
             else:
                 self._ignored = source.ignored
