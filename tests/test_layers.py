@@ -13,7 +13,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "prefect_datastores"
 
 # Each may import what stands above it; what stands in one line, each other.
 LAYERS = [
-    {"errors", "redaction", "names", "circles", "files", "forms", "renames", "workspaces"},
+    {
+        "errors",
+        "redaction",
+        "names",
+        "circles",
+        "disk",
+        "files",
+        "forms",
+        "part_files",
+        "renames",
+        "workspaces",
+    },
     {"stores"},
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, Union
 
+from prefect_datastores.disk import descriptor_limit
 from prefect_datastores.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -24,7 +25,6 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     TransferError,
 )
-from prefect_datastores.files import descriptor_limit
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.memory import SMALL, MemoryBudget
 from prefect_datastores.staging.pace import Pace, Worked

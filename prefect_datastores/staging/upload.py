@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from prefect_datastores.circles import rarely_looked_for
+from prefect_datastores.disk import local_error, read_attribute
 from prefect_datastores.errors import (
     AccessDenied,
     DatastoreError,
@@ -23,7 +24,7 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, local_error, read_attribute
+from prefect_datastores.files import Folder
 from prefect_datastores.names import (
     ObjectName,
     RelativePath,

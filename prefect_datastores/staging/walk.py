@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError, UnsafeName
-from prefect_datastores.files import local_error
 from prefect_datastores.names import NameCheck, NameRules, RelativePath, matcher
 from prefect_datastores.staging.plan import SourceFile, source_files
 from prefect_datastores.staging.report import ObjectRow
