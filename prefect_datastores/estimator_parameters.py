@@ -183,8 +183,10 @@ def parameter_name(key: str) -> str:
 
 def _form(name: str, reference: DataReference) -> type[DataForm]:
     """Return the form of one reference, which begins with what it is."""
-    upload = reference.mode == "upload"
-    about = "the results go" if upload else "the data is"
+    stores = reference.mode in {"upload", "checkpoint"}
+    about = {"upload": "the results go", "checkpoint": "the checkpoints are"}.get(
+        reference.mode, "the data is"
+    )
     fields: dict[str, Any] = {
         "datastore": (
             str,
@@ -204,7 +206,7 @@ def _form(name: str, reference: DataReference) -> type[DataForm]:
         ),
     }
     # A mount shows all files, whatever the globs of a download choose.
-    if not upload and not (reference.include or reference.exclude):
+    if not stores and not (reference.include or reference.exclude):
         fields["mode"] = (
             Literal["download", "mount"],
             Field(reference.mode, title="Mode", description="How the data reaches the script."),

@@ -63,6 +63,9 @@ def test_the_readme_runs_from_top_to_bottom(
     assert {generation.sub("G", blob.name) for blob in container.list_blobs()} == {
         "churn/.pds-current",
         "churn/.pds-data/G/model.txt",
+        "ckpt/digits/.pds-current",
+        "ckpt/digits/.pds-data/G.list",
+        "ckpt/digits/.pds-data/G/epoch",
         "mnist/model.txt",
     }
 

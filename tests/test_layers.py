@@ -33,7 +33,17 @@ LAYERS = [
         *("result_table", "results_page", "events", "assets"),
     },
     {
-        *("linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"),
+        *(
+            "linked",
+            "mounts",
+            "checkpoints",
+            "tasks",
+            "stage",
+            "plans",
+            "runs",
+            "transfers",
+            "estimator_spec",
+        ),
         "deployments",
     },
     {"estimator", "estimator_run", "estimator_parameters"},
