@@ -43,6 +43,7 @@ from prefect_datastores.scripts.source import (
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.supervision.watched import watched
 from prefect_datastores.tasks import (
     as_they_end,
     cancellation_scope,
@@ -117,6 +118,7 @@ class EstimatorRun:
     def run(self) -> dict[str, Any] | State[Any]:
         """Return where the outputs are, or the state of a run that was cancelled from Prefect."""
         with (
+            watched(self._root, keep=self._spec.keep != "never"),
             cancellation_scope() as (scope, cancellation),
             mounts_of(scope),
             _watch(self._id, cancellation) as was_cancelled,

@@ -23,7 +23,7 @@ LAYERS = [
     },
     {
         *("linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"),
-        "deployments",
+        *("deployments", "supervision"),
     },
     {"estimator", "estimator_run", "estimator_parameters"},
     {"azureml", "cli", "demo", "deployed", "submitted", ""},

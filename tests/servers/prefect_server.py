@@ -28,9 +28,9 @@ class PrefectServer:
         return f"{self.ui_url}/api"
 
 
-def start(folder: Path, python: str = sys.executable) -> PrefectServer:
+def start(folder: Path, python: str = sys.executable, port: int = 0) -> PrefectServer:
     """Start the Prefect that `python` has, with its log and all its data in `folder`."""
-    port = free_port()
+    port = port or free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {
         "PREFECT_HOME": str(folder / "prefect-server"),
