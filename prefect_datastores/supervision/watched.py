@@ -56,6 +56,7 @@ class _Watched:
         self._runs: dict[str, FlowRun] = {}
         self._folders: dict[str, bool] = {}
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._settling: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         atexit.register(self.leave)
 
@@ -101,7 +102,7 @@ class _Watched:
         command, environment = [sys.executable, "-m", settle.__name__], _environment()
         if any(other.process.is_gone() for _, other in notes(self._note.parent)):
             # Its watcher was killed as well, or gave the server up.
-            subprocess.Popen(command, env=environment, **_APART)
+            self._settling = subprocess.Popen(command, env=environment, **_APART)
         reading, self._lifeline = os.pipe()
         try:
             self._watcher = subprocess.Popen(
