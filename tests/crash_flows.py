@@ -25,9 +25,8 @@ EATEN = 300 * 2**20
 SCRIPT = f"""
 import os, subprocess, sys, time
 what, folder = sys.argv[1:3]
-if what == "upload":
-    open("outputs/large", "wb").write(b"n" * {SIZE})
-else:
+open("outputs/large", "wb").write(b"n" * {SIZE})
+if what == "mount":
     other = [sys.executable, "-c", "import time; time.sleep(600)"]
     beside = subprocess.Popen(other, start_new_session=True)
     with open(os.path.join(sys.argv[3], "large"), "rb") as file:

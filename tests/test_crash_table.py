@@ -94,7 +94,7 @@ OTHERS = [
     Event("serve cancel", "serve-cancel", cancel, "CANCELLED", MOUNT),
     Event("serve term", "serve-term", to_host(signal.SIGTERM), "RUNNING", MOUNT, lives=True),
     Event("execute cancel", "execute", cancel, "CANCELLED", MOUNT),
-    Event("execute term", "execute", to_host(signal.SIGTERM), "RUNNING", UPLOAD, lives=True),
+    Event("execute term", "execute", to_host(signal.SIGTERM), "RUNNING", MOUNT, lives=True),
     Event(
         *("execute again", "execute", to_host(signal.SIGTERM), "SCHEDULED", DOWNLOAD),
         variables=RESCHEDULE,
