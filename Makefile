@@ -22,7 +22,7 @@ install = \
     || $(BIN)/python -m pip install -q --compile -e '$(1)' -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ui test lint types azurite browser fuse constraints clean
+.PHONY: help venv demo ui test lint types azurite postgres browser fuse constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ ui: $(VENV)/.demo-stamp ## Run the demo with Prefect's pages
 
 venv: $(VENV)/.dev-stamp ## Make .venv with all that development needs
 
-test: venv azurite browser fuse lint types ## Check the style and the types, and run all tests
+test: venv azurite postgres browser fuse lint types ## Check the style and the types, and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: venv ## Check the style
@@ -47,6 +47,9 @@ types: venv ## Check the types
 
 azurite: venv ## Build the tests' blob server, with Node or without
 	$(BIN)/python tests/servers/azurite/build.py
+
+postgres: venv ## Fetch the database of the tests' Prefect server
+	PYTHONPATH=tests $(BIN)/python -m servers.postgres
 
 browser: ## Install Chromium for the tests where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -30,6 +30,9 @@
     ├── TransferCancelled                         stopped on request, not by a fault
     ├── StageFailed                               carries the report of all objects
     ├── ScriptFailed                              the user's script ended with an error
+    ├── CheckpointError
+    │   ├── CheckpointOvertaken                   another run makes checkpoints at the same place
+    │   └── CheckpointUnstored                    the last state could not be stored; it is kept here
     └── MountError
         └── MountUnavailable                      no mount can be had here
 
@@ -205,6 +208,25 @@ class ScriptFailed(DatastoreError):
 
     def __reduce__(self) -> tuple[partial[ScriptFailed], tuple[str]]:
         return partial(type(self), exit_code=self.exit_code, tail=self.tail), (str(self),)
+
+
+class CheckpointError(DatastoreError):
+    """The state of a run could not be kept."""
+
+    def __init__(self, message: str, *, holder: str = "", folder: str = "") -> None:
+        super().__init__(message)
+        self.holder, self.folder = holder, folder
+
+    def __reduce__(self) -> tuple[partial[CheckpointError], tuple[str]]:
+        return partial(type(self), holder=self.holder, folder=self.folder), (str(self),)
+
+
+class CheckpointOvertaken(CheckpointError):
+    """Another run, the `holder`, stored a checkpoint at the same place; nothing of the two was mixed."""
+
+
+class CheckpointUnstored(CheckpointError):
+    """The last state of a run could not be stored; `folder` is where it is kept on this machine."""
 
 
 class MountError(DatastoreError):

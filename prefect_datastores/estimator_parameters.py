@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from prefect_datastores.errors import ConfigurationError
 from prefect_datastores.estimator_spec import EstimatorSpec
+from prefect_datastores.forms import in_order
 from prefect_datastores.names import datastore_name, normal_path
 from prefect_datastores.references import DataReference, checked_reference
 
@@ -28,7 +29,7 @@ class DataForm(BaseModel):
     """
 
     # No discriminator and no key of one value: Prefect's page shows that as a text to edit.
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=in_order)
 
     datastore: str
     path: str
@@ -158,8 +159,10 @@ def parameter_name(key: str) -> str:
 
 def _form(name: str, reference: DataReference) -> type[DataForm]:
     """Return the form of one reference, which begins with what it is."""
-    upload = reference.mode == "upload"
-    about = "the results go" if upload else "the data is"
+    stores = reference.mode in {"upload", "checkpoint"}
+    about = {"upload": "the results go", "checkpoint": "the checkpoints are"}.get(
+        reference.mode, "the data is"
+    )
     fields: dict[str, Any] = {
         "datastore": (
             str,
@@ -179,7 +182,7 @@ def _form(name: str, reference: DataReference) -> type[DataForm]:
         ),
     }
     # A mount shows all files, whatever the globs of a download choose.
-    if not upload and not (reference.include or reference.exclude):
+    if not stores and not (reference.include or reference.exclude):
         fields["mode"] = (
             Literal["download", "mount"],
             Field(reference.mode, title="Mode", description="How the data reaches the script."),

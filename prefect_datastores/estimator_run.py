@@ -21,6 +21,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
+from prefect_datastores.checkpoints import Checkpoints, checkpoints_of
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
 from prefect_datastores.deployments.archives import unpack
@@ -30,7 +31,7 @@ from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.estimator_spec import EstimatorSpec, items_of
 from prefect_datastores.mounts import mounts_of
 from prefect_datastores.names import join
-from prefect_datastores.references import DataReference
+from prefect_datastores.references import DataReference, When
 from prefect_datastores.results_page import show_results
 from prefect_datastores.scripts.child import run_script, script_environment
 from prefect_datastores.scripts.source import (
@@ -47,8 +48,10 @@ from prefect_datastores.supervision.watched import watched
 from prefect_datastores.tasks import (
     as_they_end,
     cancellation_scope,
+    checkpoint,
     download,
     mount,
+    restore,
     results,
     upload,
     upload_of,
@@ -114,6 +117,9 @@ class EstimatorRun:
             reference for reference in self._references if reference.mode == "download"
         ]
         self._mounts = [reference for reference in self._references if reference.mode == "mount"]
+        self._checkpoints = [
+            reference for reference in self._references if reference.mode == "checkpoint"
+        ]
         self._uploads: list[DataReference] = []
         self._came: dict[str, Stamp] = {}  # what lay with the source where results are to be
 
@@ -123,10 +129,11 @@ class EstimatorRun:
             watched(self._root, keep=self._spec.keep != "never"),
             cancellation_scope() as (scope, cancellation),
             mounts_of(scope),
+            checkpoints_of(scope) as kept,
             _watch(self._id, cancellation) as was_cancelled,
         ):
             try:
-                result = self._run(scope, lambda: cancellation.requested)
+                result = self._run(scope, kept, lambda: cancellation.requested)
             except BaseException as error:
                 self._leave(failed=True)
                 # The server takes no other end than this for a run that is to be cancelled.
@@ -138,10 +145,10 @@ class EstimatorRun:
                 return Cancelled(message="Cancelled from Prefect when all was done already.")
         return result
 
-    def _run(self, scope: str, cancelled: Any) -> dict[str, Any]:
+    def _run(self, scope: str, kept: Checkpoints, cancelled: Callable[[], bool]) -> dict[str, Any]:
         self._uploads = with_outputs(self._references, self._spec.name, self._id)
         outputs = next(item for item in self._uploads if item.path_on_compute == OUTPUTS)
-        for reference in (*self._downloads, *self._mounts, *self._uploads):
+        for reference in (*self._downloads, *self._mounts, *self._checkpoints, *self._uploads):
             preflight(reference, seconds=self._spec.max_run_duration_seconds or 0.0)
         source = self._bring_source(scope)
         futures = {
@@ -151,23 +158,52 @@ class EstimatorRun:
             reference.name: mount.submit(reference, self._place(reference), scope=scope)
             for reference in self._mounts
         }
-        paths: dict[str, Path] = results(futures, stops=scope)
+        # Called, not submitted: this process makes the next ones.
+        restored = {
+            reference.name: restore(reference, self._place(reference), scope=scope)
+            for reference in self._checkpoints
+        }
+        paths: dict[str, Path] = results(futures, stops=scope) | restored
         paths |= {reference.name: self._make_upload_place(reference) for reference in self._uploads}
+        kept.begin()
         state = _script(
             self._spec.entry_script,
             self._arguments(paths),
             self._code,
             self._variables(paths),
             self._spec.max_run_duration_seconds,
-            cancelled,
+            lambda: cancelled() or kept.lost is not None,
             wait_for=[*source, *futures.values()],
             return_state=True,
         )
-        stored = self._store(state, paths, scope)
-        if (error := state.result(raise_on_failure=False)) is not None:
+        unstored = None
+        if cancelled():
+            kept.leave()
+        else:
+            unstored = self._keep_last(state, scope)
+        succeeded = state.is_completed() and unstored is None
+        stored = self._store(state, paths, scope, "success" if succeeded else "failure")
+        error = state.result(raise_on_failure=False)
+        if unstored is not None and (error is None or kept.lost is not None):
+            error = unstored
+        if error is not None:
             # The way through Prefect's engine tells nobody anything.
             raise error.with_traceback(None)
+        kept.finish()
         return {"run_id": self._id, "outputs": outputs.uri, "stored": stored}
+
+    def _keep_last(self, state: State[Any], scope: str) -> Exception | None:
+        """Make the last checkpoints; return the first fault."""
+        first: Exception | None = None
+        for reference in self._checkpoints:
+            ended = checkpoint(
+                reference, scope=scope, wait_for=[allow_failure(state)], return_state=True
+            )
+            fault = None if ended.is_completed() else ended.result(raise_on_failure=False)
+            if isinstance(fault, Exception):
+                run_log().error("%s", fault)
+                first = first or fault
+        return first
 
     def _bring_source(self, scope: str) -> list[PrefectFuture[Any]]:
         """Copy the source to where it runs; return the task run that brought it, if one did."""
@@ -262,19 +298,23 @@ class EstimatorRun:
     def _variables(self, paths: Mapping[str, Path]) -> dict[str, str]:
         staged = {
             variable: str(paths[reference.name])
-            for reference in (*self._downloads, *self._mounts, *self._uploads)
+            for reference in (
+                *(*self._downloads, *self._mounts),
+                *(*self._checkpoints, *self._uploads),
+            )
             for variable in reference.variables()
         }
         return {"AZUREML_RUN_ID": self._id, **staged, **self._spec.environment_variables}
 
-    def _store(self, state: State[Any], paths: Mapping[str, Path], scope: str) -> dict[str, int]:
+    def _store(
+        self, state: State[Any], paths: Mapping[str, Path], scope: str, outcome: When
+    ) -> dict[str, int]:
         """Upload what is due after this outcome, and return the count of objects for each place."""
-        outcome = "success" if state.is_completed() else "failure"
         due = [reference for reference in self._uploads if reference.when in {outcome, "always"}]
         for reference in due:
             if before := self._came.get(reference.name):
                 forget_unless_written(paths[reference.name], before)
-        sources = [*self._downloads, *self._mounts]
+        sources = [*self._downloads, *self._mounts, *self._checkpoints]
         futures = {
             reference.name: upload_of(reference, sources).submit(
                 paths[reference.name],

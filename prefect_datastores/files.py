@@ -12,117 +12,36 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
-import shutil
 import stat
 import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
+from prefect_datastores.disk import (
+    NO_FOLLOW,
+    NO_HARD_LINKS,
+    Shown,
+    keeps_attribute,
+    read_attribute,
+    refuse_folder,
+    set_attribute,
+    translated,
+)
 from prefect_datastores.errors import (
-    AccessError,
-    DatastoreError,
     FolderNotEmpty,
-    LocalDiskFull,
     ObjectExists,
     ObjectNotFound,
-    PartLost,
     PlaceTaken,
-    TransferError,
     UnsafeName,
 )
 from prefect_datastores.names import NameRules, RelativePath
+from prefect_datastores.part_files import PartFile
 from prefect_datastores.renames import can_exchange, exchange, rename_to_new
 from prefect_datastores.workspaces import Abandoned, Workspace, abandoned, is_part, new_name
 
-_NO_HARD_LINKS = {
-    *(errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV),
-}
-_WORTH_RESERVING = 64 * 1024  # bytes; a smaller file is written as quickly as reserved
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _KEPT = 16  # directories whose handles are kept for the next file in them
-_ATTRIBUTE = "user.prefect_datastores.properties"
-_HAS_ATTRIBUTES = hasattr(os, "setxattr")  # not on macOS
-_NO_ATTRIBUTE = {errno.ENODATA, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
-_TOO_LONG = {errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EDQUOT}
-_ADVISES = hasattr(os, "posix_fadvise")  # not on macOS
-_NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def descriptor_limit() -> int:
-    """Return how many files and connections this process may have open; macOS gives 256."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 2**20 if limit == resource.RLIM_INFINITY else limit
-
-
-def local_error(error: OSError, path: object) -> DatastoreError:
-    """Translate an error of the local disk into one of ours that names the path."""
-    reason = error.strerror or type(error).__name__
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return LocalDiskFull(f"No room for {path}: {reason}. Free some space, then run it again.")
-    if error.errno == errno.EFBIG:
-        return LocalDiskFull(f"No file of that size can be at {path}: {reason}.")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return AccessError(f"The local path {path} cannot be used: {reason}.")
-    if error.errno == errno.ENOENT:
-        return ObjectNotFound(f"The local path {path} does not exist.")
-    if error.errno == errno.ELOOP:
-        return UnsafeName(f"A symbolic link stands at {path}; it is not followed.")
-    return TransferError(f"The local path {path} failed: {reason}.")
-
-
-def read_attribute(fd: int, path: object) -> bytes | None:
-    """Return what was kept with a file beside its content, or None."""
-    if not _HAS_ATTRIBUTES:
-        return None
-    try:
-        return os.getxattr(fd, _ATTRIBUTE)
-    except OSError as error:
-        if error.errno in _NO_ATTRIBUTE:
-            return None
-        raise local_error(error, path) from error
-
-
-def _set_attribute(fd: int, value: bytes, shown: object) -> None:
-    try:
-        os.setxattr(fd, _ATTRIBUTE, value)
-    except OSError as error:
-        if error.errno not in _TOO_LONG | _NO_ATTRIBUTE:
-            raise
-        raise TransferError(
-            f"{shown} has {len(value)} bytes of properties, and its disk does not keep them with it "
-            f"({error.strerror}): ext4 keeps about 4 KiB, XFS and btrfs more. Use another disk, or leave "
-            "keep_properties out for this object."
-        ) from error
-
-
-class Shown(NamedTuple):
-    """A path in a message; made a text only where there is one."""
-
-    root: Path
-    parts: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return str(self.root.joinpath(*self.parts))
-
-
-class _translated:  # noqa: N801 - used as a statement, many times for each file: a generator takes longer
-    """Raises our errors in place of those of the disk."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: object) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, DatastoreError):
-            raise local_error(error, self._path) from error
 
 
 def _read_umask() -> int:
@@ -147,11 +66,12 @@ class Folder:
             AccessError: it cannot be made or opened.
         """
         self.root = root
-        with _translated(root):
+        with translated(root):
             if create:
                 root.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._mode = 0o666 & ~_read_umask()
+        self.mode = 0o666 & ~_read_umask()
+        """What a new file may be used for."""
         self._touched: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
         self._workspace: Workspace | None = None
@@ -164,7 +84,7 @@ class Folder:
             if workspace is not None:
                 workspace.close()
         self._workspace, self._lost = None, []
-        self._forget_kept()
+        self.forget_kept()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -191,7 +111,7 @@ class Folder:
 
     @staticmethod
     def _step(fd: int, part: str, shown: object, create: bool) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW
+        flags = os.O_RDONLY | os.O_DIRECTORY | NO_FOLLOW
         try:
             return os.open(part, flags, dir_fd=fd)
         except FileNotFoundError:
@@ -215,7 +135,7 @@ class Folder:
     def stat(self, path: RelativePath) -> os.stat_result | None:
         """Return what stands at `path` itself (a link is not followed), or None."""
         try:
-            with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
+            with translated(self.shown(path)), self._directory(path[:-1]) as fd:
                 return os.stat(path[-1], dir_fd=fd, follow_symlinks=False)
         except (ObjectNotFound, PlaceTaken):  # nothing there, or a file where a folder would be
             return None
@@ -223,8 +143,8 @@ class Folder:
     def is_empty(self) -> bool:
         """Tell whether nothing stands in the folder but what transfers keep for themselves."""
         # Opened anew: descriptors that `dup` made share one position in the directory.
-        with _translated(self.root):
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=self._fd)
+        with translated(self.root):
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | NO_FOLLOW, dir_fd=self._fd)
             try:
                 with os.scandir(fd) as entries:
                     return all(is_part(entry.name) for entry in entries)
@@ -240,9 +160,9 @@ class Folder:
             UnsafeName: a link is there, or above.
         """
         found = []
-        with _translated(self.shown(path)), self._directory(path) as shared:
+        with translated(self.shown(path)), self._directory(path) as shared:
             # Opened anew: descriptors that `dup` made share one position in the directory.
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | NO_FOLLOW, dir_fd=shared)
             try:
                 with os.scandir(fd) as entries:
                     for entry in entries:
@@ -259,9 +179,9 @@ class Folder:
             ObjectNotFound: nothing is there.
             UnsafeName: a link or something that is no regular file is there.
         """
-        with _translated(self.shown(path)), self._directory(path[:-1]) as directory:
+        with translated(self.shown(path)), self._directory(path[:-1]) as directory:
             # O_NONBLOCK: opening a FIFO would wait for a writer forever.
-            fd = os.open(path[-1], os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW, dir_fd=directory)
+            fd = os.open(path[-1], os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW, dir_fd=directory)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise UnsafeName(f"{self.shown(path)} is not a regular file.")
@@ -270,13 +190,13 @@ class Folder:
     def make_directory(self, path: RelativePath) -> bool:
         """Make the directory and those above it; tell whether it was not there."""
         is_new, shown = True, self.shown(path)
-        with _translated(shown), self._directory(path[:-1], create=True) as parent:
+        with translated(shown), self._directory(path[:-1], create=True) as parent:
             try:
                 os.mkdir(path[-1], dir_fd=parent)
             except FileExistsError:
                 is_new = False
                 os.close(self._step(parent, path[-1], shown, create=False))
-            self._touch(path[:-1])
+            self.touch(path[:-1])
         return is_new
 
     def directory(self, path: RelativePath) -> tuple[os.stat_result, bytes | None]:
@@ -285,7 +205,7 @@ class Folder:
         Raises:
             ObjectNotFound: none is there.
         """
-        with _translated(self.shown(path)), self._directory(path) as fd:
+        with translated(self.shown(path)), self._directory(path) as fd:
             return os.fstat(fd), read_attribute(fd, self.shown(path))
 
     def describe_directory(
@@ -298,9 +218,9 @@ class Folder:
             TransferError: the disk does not keep that much beside a directory.
         """
         shown = self.shown(path)
-        with _translated(shown), self._directory(path) as fd:
+        with translated(shown), self._directory(path) as fd:
             if attribute is not None:
-                _set_attribute(fd, attribute, shown)
+                set_attribute(fd, attribute, shown)
             if modified is not None:
                 os.utime(fd, ns=(modified, modified))
 
@@ -310,9 +230,9 @@ class Folder:
         Raises:
             ObjectNotFound: nothing is there.
         """
-        with _translated(self.shown(path)), self._directory(path[:-1]) as fd:
+        with translated(self.shown(path)), self._directory(path[:-1]) as fd:
             os.unlink(path[-1], dir_fd=fd)
-            self._touch(path[:-1])
+            self.touch(path[:-1])
 
     def move(self, path: RelativePath, to: RelativePath, *, if_absent: bool) -> None:
         """Give a file another name, in place of a file that has it, unless `if_absent`; make the folders above it.
@@ -327,11 +247,11 @@ class Folder:
         """
         shown = self.shown(to)
         with (
-            _translated(shown),
+            translated(shown),
             self._directory(path[:-1]) as source,
             self._directory(to[:-1], create=True) as target,
         ):
-            _refuse_folder(to[-1], target, shown)
+            refuse_folder(to[-1], target, shown)
             try:
                 if if_absent:
                     self._move_to_new(path[-1], source, to[-1], target)
@@ -341,8 +261,8 @@ class Folder:
                 raise ObjectExists(f"{shown} exists already.") from error
             except IsADirectoryError as error:
                 raise PlaceTaken(f"A folder stands at {shown}.") from error
-            self._touch(path[:-1])
-            self._touch(to[:-1])
+            self.touch(path[:-1])
+            self.touch(to[:-1])
 
     @staticmethod
     def _move_to_new(name: str, source: int, to: str, target: int) -> None:
@@ -351,10 +271,10 @@ class Folder:
         try:
             os.link(name, to, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS or error.errno == errno.EXDEV:
+            if error.errno not in NO_HARD_LINKS or error.errno == errno.EXDEV:
                 raise
             # An empty file takes the name, so that nobody else does; it gives way in one step.
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | NO_FOLLOW
             os.close(os.open(to, flags, 0o600, dir_fd=target))
             try:
                 os.rename(name, to, src_dir_fd=source, dst_dir_fd=target)
@@ -375,7 +295,7 @@ class Folder:
         """Find out by trying whether two folders can take each other's name in one step."""
         workspace = self.workspace()
         names = (workspace.new_part(), workspace.new_part())
-        with _translated(self.root):
+        with translated(self.root):
             for name in names:
                 os.mkdir(name, 0o700, dir_fd=workspace.fd)
             try:
@@ -387,9 +307,9 @@ class Folder:
     @contextmanager
     def alone_in(self, path: tuple[str, ...]) -> Iterator[None]:
         """Keep others out who ask for this folder in the same way, where the disk can; make it first."""
-        with _translated(self.shown(path)), self._directory(path, create=True) as shared:
+        with translated(self.shown(path)), self._directory(path, create=True) as shared:
             # Opened anew: a lock is its descriptor's, and not shared with other threads.
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=shared)
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | NO_FOLLOW, dir_fd=shared)
             try:
                 with contextlib.suppress(OSError):  # a disk without locks
                     fcntl.flock(fd, fcntl.LOCK_EX)
@@ -407,7 +327,7 @@ class Folder:
             PlaceTaken: something stands at `to`, and they are not to be swapped.
         """
         with (
-            _translated(self.shown(to)),
+            translated(self.shown(to)),
             self._directory(path[:-1]) as source,
             self._directory(to[:-1], create=not swap) as target,
         ):
@@ -415,9 +335,9 @@ class Folder:
                 exchange(path[-1], source, to[-1], target)
             else:
                 self._move(path[-1], source, to, target)
-            self._touch(path[:-1])
-            self._touch(to[:-1])
-        self._forget_kept()  # a handle leads to where its folder is now
+            self.touch(path[:-1])
+            self.touch(to[:-1])
+        self.forget_kept()  # a handle leads to where its folder is now
 
     def _move(self, name: str, source: int, to: RelativePath, target: int) -> None:
         try:
@@ -435,7 +355,7 @@ class Folder:
             ObjectNotFound: nothing is there, or no folder.
         """
         shown = self.shown(path)
-        with _translated(shown), self._directory(path[:-1]) as parent:
+        with translated(shown), self._directory(path[:-1]) as parent:
             try:
                 os.rmdir(path[-1], dir_fd=parent)
             except NotADirectoryError as error:
@@ -444,24 +364,24 @@ class Folder:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
                 raise FolderNotEmpty(f"Something is in the folder {shown}.") from error
-            self._touch(path[:-1])
-        self._forget_kept()
+            self.touch(path[:-1])
+        self.forget_kept()
 
     def remove_folder(self, path: RelativePath) -> None:
         """Remove a folder with all that is in it, following no link; nothing there is fine."""
         try:
-            with _translated(self.shown(path)), self._directory(path[:-1]) as parent:
+            with translated(self.shown(path)), self._directory(path[:-1]) as parent:
                 for _, folders, files, fd in os.fwalk(path[-1], topdown=False, dir_fd=parent):
                     for name in files:
                         os.unlink(name, dir_fd=fd)
                     for name in folders:
                         _remove_entry(name, fd)
                 os.rmdir(path[-1], dir_fd=parent)
-                self._touch(path[:-1])
+                self.touch(path[:-1])
         except ObjectNotFound:
             return
         finally:
-            self._forget_kept()
+            self.forget_kept()
 
     def workspace(self) -> Workspace:
         """Return the hidden folder of this transfer; it is made when it is first asked for.
@@ -477,14 +397,14 @@ class Folder:
                     for other in left:
                         if other.journal() is None:
                             other.remove()
-                with _translated(self.root):
+                with translated(self.root):
                     self._workspace = Workspace(self._fd)
             return self._workspace
 
     @contextmanager
     def abandoned(self) -> Iterator[list[Abandoned]]:
         """Give the workspaces that transfers left here which ended before their work did."""
-        with _translated(self.root), abandoned(self._fd) as found:
+        with translated(self.root), abandoned(self._fd) as found:
             yield found
 
     def part_file(
@@ -500,12 +420,12 @@ class Folder:
         """
         workspace = self.workspace()
         try:
-            directory = self._open_place(path)
+            directory = self.open_place(path)
         except BaseException:
             if taken:
                 os.close(taken[1])
             raise
-        with _translated(self.shown(path)):
+        with translated(self.shown(path)):
             try:
                 return PartFile(self, path, directory, size, workspace, taken)
             except FileNotFoundError:
@@ -519,10 +439,10 @@ class Folder:
                 self._lost.append(workspace)
                 self._workspace = None
 
-    def _open_place(self, path: RelativePath, *, create: bool = False) -> int | None:
+    def open_place(self, path: RelativePath, *, create: bool = False) -> int | None:
         """Open the directory where a file is to be; None where there is none yet."""
         shown, parts = self.shown(path), path[:-1]
-        with _translated(shown):
+        with translated(shown):
             with self._lock:
                 kept = os.dup(self._kept[parts]) if parts in self._kept else None
             if kept is None:
@@ -535,7 +455,7 @@ class Folder:
                     return None
                 self._keep(parts, kept)
             try:
-                _refuse_folder(path[-1], kept, shown)
+                refuse_folder(path[-1], kept, shown)
             except BaseException:
                 os.close(kept)
                 raise
@@ -549,13 +469,15 @@ class Folder:
                     os.close(self._kept.pop(next(iter(self._kept))))
                 self._kept[parts] = os.dup(directory)
 
-    def _forget_kept(self) -> None:
+    def forget_kept(self) -> None:
+        """Open each directory anew for the next file in it."""
         with self._lock:
             kept, self._kept = self._kept, {}
         for directory in kept.values():
             os.close(directory)
 
-    def _touch(self, directory: tuple[str, ...]) -> None:
+    def touch(self, directory: tuple[str, ...]) -> None:
+        """Have a directory flushed with the others, as it got or lost a name."""
         # A flush takes the whole set away, so one that is in it is flushed after this.
         if directory not in self._touched:
             with self._lock:
@@ -573,7 +495,7 @@ class Folder:
                     break
                 with (
                     contextlib.suppress(FileNotFoundError),
-                    _translated(Shown(self.root, parts)),
+                    translated(Shown(self.root, parts)),
                     self._directory(parts) as fd,
                 ):
                     os.fsync(fd)
@@ -584,7 +506,7 @@ class Folder:
         probe, other_case, decomposed = (
             f"{name}{ending}.{suffix}" for ending in ("\u00e9a", "\u00e9A", "e\u0301a")
         )
-        with _translated(self.root):
+        with translated(self.root):
             os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._fd))
             try:
                 return NameRules(
@@ -596,20 +518,13 @@ class Folder:
 
     def keeps_attributes(self) -> bool:
         """Find out by trying whether something can be kept with a file beside its content."""
-        if not _HAS_ATTRIBUTES:
-            return False
         probe = new_name()
-        with _translated(self.root):
+        with translated(self.root):
             fd = os.open(
-                probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._fd
+                probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW, 0o600, dir_fd=self._fd
             )
             try:
-                os.setxattr(fd, _ATTRIBUTE, b"?")
-                return os.getxattr(fd, _ATTRIBUTE) == b"?"
-            except OSError as error:
-                if error.errno in {*_NO_ATTRIBUTE, errno.EPERM, errno.EACCES}:
-                    return False
-                raise
+                return keeps_attribute(fd)
             finally:
                 os.close(fd)
                 os.unlink(probe, dir_fd=self._fd)
@@ -625,260 +540,6 @@ class Folder:
         """Return the bytes that this process may still write on the folder's disk."""
         usage = os.fstatvfs(self._fd)
         return usage.f_bavail * usage.f_frsize
-
-
-class PartFile:
-    """One file being written; it has no name of its own until `publish`."""
-
-    def __init__(
-        self,
-        folder: Folder,
-        path: RelativePath,
-        directory: int | None,
-        size: int,
-        workspace: Workspace,
-        taken: tuple[str, int] | None,
-    ) -> None:
-        """Make the file in the workspace, or go on with one; takes over the descriptor `directory`.
-
-        It is that of the file's place; where there is none yet, it is made when the file is published.
-        """
-        self._folder, self._path, self._place = folder, path, directory
-        self._workspace = workspace
-        self._open = True
-        self._sealed = self._flushed = False
-        self._is_taken = taken is not None
-        try:
-            self.name, self.fd = taken or self._new()
-        except BaseException:
-            if directory is not None:
-                os.close(directory)
-            raise
-        if taken is None:
-            try:
-                _reserve(self.fd, size)
-            except BaseException:
-                self.discard()
-                raise
-
-    def _directory(self) -> int:
-        if self._place is None:
-            self._place = self._folder._open_place(self._path, create=True)  # noqa: SLF001
-        assert self._place is not None
-        return self._place
-
-    def _new(self) -> tuple[str, int]:
-        name = self._workspace.new_part()
-        return name, self._workspace.open_new(name)
-
-    def write_at(self, offset: int, data: memoryview | bytes) -> None:
-        """Write all of `data` at `offset`; several threads may write different places.
-
-        Raises:
-            LocalDiskFull: the disk is full.
-        """
-        with _translated(self._folder.shown(self._path)):
-            while data:
-                written = os.pwrite(self.fd, data, offset)
-                data, offset = data[written:], offset + written
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Read back what was written, to digest it."""
-        with _translated(self._folder.shown(self._path)):
-            return os.pread(self.fd, size, offset)
-
-    def read_into(self, offset: int, memory: memoryview) -> bool:
-        """Fill the memory with what was written at `offset`; tell whether there is as much."""
-        with _translated(self._folder.shown(self._path)):
-            return os.preadv(self.fd, [memory], offset) == len(memory)
-
-    def clone(self, source: int) -> bool:
-        """Share the content of another file of the same disk, where the disk can; tell whether it does."""
-        try:
-            fcntl.ioctl(self.fd, _FICLONE, source)
-        except OSError:
-            return False
-        return True
-
-    def link_to(self, path: str) -> bool:
-        """Give the file one more name, in place of any that is there; tell whether the disk can."""
-        try:
-            try:
-                os.link(self.name, path, src_dir_fd=self._workspace.fd)
-            except FileExistsError:
-                Path(path).unlink(missing_ok=True)
-                os.link(self.name, path, src_dir_fd=self._workspace.fd)
-        except OSError as error:
-            if error.errno in _NO_HARD_LINKS:
-                return False
-            raise
-        return True
-
-    def seal(
-        self,
-        modified: int | None = None,
-        *,
-        read_only: bool = False,
-        attribute: bytes | None = None,
-    ) -> None:
-        """Give the file its mode, and its time in nanoseconds; nothing is written after that.
-
-        `attribute` is kept with it beside its content, and read by `read_attribute`.
-
-        Raises:
-            TransferError: the disk does not keep that much beside a file.
-        """
-        with _translated(self._folder.shown(self._path)):
-            mode = self._folder._mode  # noqa: SLF001 - one room, two classes
-            if attribute is not None:
-                _set_attribute(self.fd, attribute, self._folder.shown(self._path))
-            elif self._is_taken and _HAS_ATTRIBUTES:  # whose writer may have kept something
-                with contextlib.suppress(OSError):
-                    os.removexattr(self.fd, _ATTRIBUTE)
-            os.fchmod(self.fd, mode & 0o555 if read_only else mode)
-            if modified is not None:
-                os.utime(self.fd, ns=(modified, modified))
-        self._sealed = True
-
-    def begin_flush(self) -> None:
-        """Have the disk begin with the file.
-
-        Where it has begun with all of some files before the first is flushed, and none gets its name
-        meanwhile, that flush brings the others along: 0.25 ms for a file of 4 KiB on ext4, where
-        one after another takes 0.6 ms.
-        """
-        if _ADVISES:
-            with contextlib.suppress(OSError):
-                # What is on the disk needs no memory, so the kernel begins to write the rest.
-                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def flush(self) -> None:
-        """Return when the disk has all that was written."""
-        if self._flushed:
-            return
-        if not self._sealed:
-            self.seal()
-        with _translated(self._folder.shown(self._path)):
-            os.fsync(self.fd)
-        self._flushed = True
-
-    def publish(self, *, replace: bool) -> None:
-        """Flush the file and give it its name in one step; the old file stands until then.
-
-        The directory is flushed by `Folder.flush`, once for all its files.
-
-        Raises:
-            ObjectExists: the name is taken and `replace` is not set.
-        """
-        shown, name = self._folder.shown(self._path), self._path[-1]
-        try:
-            self.flush()
-            with _translated(shown):
-                if replace:
-                    _refuse_folder(name, self._directory(), shown)
-                    self._rename(name)
-                else:
-                    self._publish_new(shown)
-                self._folder._touch(self._path[:-1])  # noqa: SLF001
-        except BaseException:
-            self.discard()
-            raise
-        self._close()
-
-    def _rename(self, name: str) -> None:
-        source, directory = self._workspace.fd, self._directory()
-        try:
-            os.rename(self.name, name, src_dir_fd=source, dst_dir_fd=directory)
-        except FileNotFoundError as error:
-            raise self._lost() from error
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            self._copy_over(name)
-
-    def _lost(self) -> PartLost:
-        where = self._folder.shown(self._path)
-        self._folder._forget_kept()  # noqa: SLF001 - it may be the directory that is gone
-        return PartLost(f"The unfinished {where} was taken away while it was written.")
-
-    def _copy_over(self, name: str) -> None:
-        """Give the file its name on another disk, which a folder below the root may be."""
-        beside = new_name()
-        fd = os.open(
-            beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600, dir_fd=self._directory()
-        )
-        try:
-            with os.fdopen(os.dup(self.fd), "rb") as read, os.fdopen(fd, "wb") as written:
-                read.seek(0)
-                shutil.copyfileobj(read, written, 2**20)
-                written.flush()
-                info = os.fstat(self.fd)
-                os.fchmod(fd, stat.S_IMODE(info.st_mode))
-                os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-                if (attribute := read_attribute(self.fd, self.name)) is not None:
-                    _set_attribute(fd, attribute, self._folder.shown(self._path))
-                os.fsync(fd)
-            os.rename(beside, name, src_dir_fd=self._directory(), dst_dir_fd=self._directory())
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside, dir_fd=self._directory())
-            raise
-        os.unlink(self.name, dir_fd=self._workspace.fd)
-
-    def _publish_new(self, shown: object) -> None:
-        name, directory = self._path[-1], self._directory()
-        try:
-            # A hard link fails when the name is taken; a rename would replace it.
-            os.link(self.name, name, src_dir_fd=self._workspace.fd, dst_dir_fd=directory)
-        except FileExistsError as error:
-            _refuse_folder(name, directory, shown)
-            raise ObjectExists(f"{shown} exists already.") from error
-        except FileNotFoundError as error:
-            raise self._lost() from error
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            self._reserve_name(shown)
-            self._rename(name)
-            return
-        os.unlink(self.name, dir_fd=self._workspace.fd)
-
-    def _reserve_name(self, shown: object) -> None:
-        """Take the name with an empty file where there are no hard links (SMB, exFAT, some FUSE)."""
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW
-        try:
-            os.close(os.open(self._path[-1], flags, 0o600, dir_fd=self._directory()))
-        except FileExistsError as error:
-            raise ObjectExists(f"{shown} exists already.") from error
-
-    def discard(self) -> None:
-        """Remove the part file; nothing of it remains."""
-        if self._open:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.name, dir_fd=self._workspace.fd)
-            self._close()
-
-    def leave(self) -> None:
-        """Let go of the part file, and keep it for a transfer that goes on with it."""
-        if self._open:
-            self._workspace.keep()
-            self._close()
-
-    def _close(self) -> None:
-        self._open = False
-        os.close(self.fd)
-        if self._place is not None:
-            os.close(self._place)
-
-
-def _refuse_folder(name: str, directory: int, shown: object) -> None:
-    """Return unless what stands at a name can never give way to a file."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            raise PlaceTaken(f"A folder stands at {shown}, where a file is to be written.")
-        if stat.S_ISLNK(mode):
-            raise UnsafeName(f"A symbolic link stands at {shown}; it is not replaced or followed.")
 
 
 def _is_linked(path: RelativePath, source: int, to: RelativePath, target: int) -> bool:
@@ -900,16 +561,3 @@ def _remove_entry(name: str, directory: int) -> None:
         os.unlink(name, dir_fd=directory)
     else:
         os.rmdir(name, dir_fd=directory)
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Reserve the blocks now, so that a full disk shows before the first byte."""
-    if size < _WORTH_RESERVING:
-        return
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except (AttributeError, OSError) as error:
-        # macOS has no posix_fallocate; some file systems refuse it: then only the length is set.
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise
-        os.ftruncate(fd, size)

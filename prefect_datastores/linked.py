@@ -63,6 +63,11 @@ def _generation_of(store: ObjectStore, prefix: str) -> str | None:
     standing = pointer_of(store, prefix.rstrip("/"))
     if standing is None or standing.pointer.in_place:
         return None
+    if standing.pointer.holder is not None:
+        raise MountUnavailable(
+            f"{store.url}/{prefix} cannot be mounted here, and not be read directly: it has checkpoints, whose files lie "
+            "under other names. Use as_mount(fallback='download')."
+        )
     return standing.pointer.generation
 
 

@@ -12,6 +12,7 @@ from prefect_datastores.datastores.registry import resolve
 from prefect_datastores.errors import ObjectNotFound
 from prefect_datastores.references import DataReference
 from prefect_datastores.staging import download
+from prefect_datastores.staging.checkpoint import may_checkpoint
 from prefect_datastores.staging.plan import Overwrite
 from prefect_datastores.staging.published import where
 from prefect_datastores.staging.report import human_bytes, plural
@@ -22,7 +23,7 @@ from prefect_datastores.transfers import as_available, download_request, preflig
 class PlannedReference:
     """One reference of a plan; what an upload will hold is not known before the script ran."""
 
-    direction: Literal["download", "mount", "upload"]
+    direction: Literal["download", "mount", "upload", "checkpoint"]
     reference: str
     url: str
     objects: int | None
@@ -68,6 +69,11 @@ class EstimatorPlan:
             if item.direction == "mount":
                 what = "fetched as it is read"
                 what += "" if item.read_only else ", stored as it is written"
+            elif item.direction == "checkpoint":
+                begins = "begins empty"
+                if item.objects is not None:
+                    begins = f"begins with {plural(item.objects, 'file')}, {human_bytes(item.bytes or 0)}"
+                what = f"{begins}, stored {item.when}"
             elif item.direction == "download":
                 what = f"{plural(item.objects or 0, 'object')}, {human_bytes(item.bytes or 0)}"
             else:
@@ -99,6 +105,8 @@ def _planned(reference: DataReference) -> PlannedReference:
         return PlannedReference(
             "upload", reference.uri, url, None, None, reference.overwrite, reference.when
         )
+    if reference.mode == "checkpoint":
+        return _planned_checkpoint(reference, url)
     if reference.mode == "mount":
         preflight(reference)
         single = None
@@ -116,4 +124,17 @@ def _planned(reference: DataReference) -> PlannedReference:
         made = download.plan(store, Path("/nonexistent"), request)
     return PlannedReference(
         "download", reference.uri, url, len(made.fetches), made.size, reference.overwrite, "before"
+    )
+
+
+def _planned_checkpoint(reference: DataReference, url: str) -> PlannedReference:
+    preflight(reference)
+    count = size = None
+    with resolve(reference).open_store(need="read") as store:
+        standing = may_checkpoint(store, reference.path_on_datastore)
+    if standing is not None and (reference.resume == "always" or not standing.pointer.finished):
+        count, size = standing.pointer.count, standing.pointer.size
+    when = f"every {reference.every:g} s"
+    return PlannedReference(
+        "checkpoint", reference.uri, url, count, size, reference.overwrite, when
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from prefect_datastores.errors import ConfigurationError, DatastoreError, NameCollision
+from prefect_datastores.forms import in_order
 from prefect_datastores.names import (
     datastore_name,
     default_reference_name,
@@ -16,9 +17,10 @@ from prefect_datastores.names import (
     normal_path,
     reference_name,
 )
+from prefect_datastores.staging.checkpoint import Resume
 from prefect_datastores.staging.plan import Overwrite, overwrite_rule
 
-Mode = Literal["mount", "download", "upload"]
+Mode = Literal["mount", "download", "upload", "checkpoint"]
 When = Literal["success", "always", "failure"]
 Publish = Literal["each", "atomic"]
 Consistency = Literal["pinned", "latest"]
@@ -33,7 +35,9 @@ class DataReference(BaseModel):
     is the same every time. `path()` and `as_*()` return copies.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Data reference")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", title="Data reference", json_schema_extra=in_order
+    )
 
     datastore: str = Field(title="Datastore", description="The name of a registered datastore.")
     path_on_datastore: str = Field(
@@ -101,6 +105,18 @@ class DataReference(BaseModel):
         False,
         title="Require digest",
         description="Whether a download fails what the service holds no MD5 of.",
+    )
+    every: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="Every",
+        description="Seconds between two looks at a folder of which checkpoints are made.",
+    )
+    resume: Resume = Field(
+        "unfinished",
+        title="Resume",
+        description="Whether a run goes on with checkpoints of one that came to a good end.",
     )
 
     # A datastore that is not registered travels with its references, inside this process only.
@@ -302,6 +318,38 @@ class DataReference(BaseModel):
             keep_properties=keep_properties,
         )
 
+    def as_checkpoint(
+        self,
+        path_on_compute: str | None = None,
+        *,
+        every: float = 60.0,
+        resume: Resume = "unfinished",
+        exclude: str | Iterable[str] = (),
+    ) -> DataReference:
+        """Return the reference as a folder of which checkpoints are made while the script runs.
+
+        Before the script the newest one is in the folder, whole; after it a last one is made, whatever its
+        outcome. Each is of one moment, and readers of the place see it all at once.
+
+        Args:
+            path_on_compute: the folder, relative to the script's working directory, or absolute. None gives
+                the script a folder of its own by variable.
+            every: the seconds between two looks at the folder; what changed is stored.
+            resume: "unfinished" begins with an empty folder where the run before came to a good end,
+                "always" goes on all the same.
+            exclude: globs of names that are no part of a checkpoint, beside `*.tmp` and `.~*`.
+
+        Raises:
+            ConfigurationError: `every` is no time, or `resume` none of the two.
+        """
+        return self._copy(
+            mode="checkpoint",
+            path_on_compute=path_on_compute or "",
+            every=every,
+            resume=resume,
+            exclude=globs(exclude),
+        )
+
     def __getstate__(self) -> dict[Any, Any]:
         """Leave a datastore that is not registered, and its secret, out of pickles."""
         state = super().__getstate__()
@@ -338,8 +386,9 @@ def check_references(references: list[DataReference]) -> None:
 
     Raises:
         NameCollision: two have one name, and so one variable.
-        ConfigurationError: two are to be written to one place.
+        ConfigurationError: two are to be written to one place, or have their checkpoints at one.
     """
+    _check_checkpoints([item for item in references if item.mode == "checkpoint"])
     names: dict[str, DataReference] = {}
     places: dict[str, DataReference] = {}
     for reference in references:
@@ -360,6 +409,19 @@ def check_references(references: list[DataReference]) -> None:
             if other != reference:
                 raise ConfigurationError(
                     f"{_shown(other)} and {_shown(reference)} would both be at {reference.path_on_compute!r}."
+                )
+
+
+def _check_checkpoints(references: list[DataReference]) -> None:
+    for number, one in enumerate(references):
+        for other in references[:number]:
+            places = (one.path_on_datastore, other.path_on_datastore)
+            if one.datastore == other.datastore and (
+                "" in places or places[0] == places[1] or _overlap(*places)
+            ):
+                raise ConfigurationError(
+                    f"{_shown(other)} and {_shown(one)} would have their checkpoints in one another; give each a folder "
+                    "of its own."
                 )
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext, TaskRunContext
 
+from prefect_datastores.checkpoints import Checkpoints, checkpoints_of
 from prefect_datastores.compute.check import check_compute
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import run_log
@@ -26,7 +27,15 @@ from prefect_datastores.settings import scratch_root, this_compute
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
 from prefect_datastores.supervision.watched import watched
-from prefect_datastores.tasks import cancellation_scope, download, mount, results, upload_of
+from prefect_datastores.tasks import (
+    cancellation_scope,
+    checkpoint,
+    download,
+    mount,
+    restore,
+    results,
+    upload_of,
+)
 from prefect_datastores.transfers import as_available, as_reference, preflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -113,6 +122,7 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             check_compute(compute, self._references.values())
         self._directory = Path(working_directory) if working_directory else None
         self._exits = ExitStack()
+        self._kept: Checkpoints
         self._places: dict[str, Path] = {}
         self._staged: Staged | None = None
         self._scope = ""
@@ -133,6 +143,7 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             exits.callback(shutil.rmtree, root, ignore_errors=True)
             self._scope, _ = exits.enter_context(cancellation_scope(self._stop))
             self._mounts = exits.enter_context(mounts_of(self._scope))
+            self._kept = exits.enter_context(checkpoints_of(self._scope))
             self._places = {
                 key: self._place(root, key, reference) for key, reference in ready.items()
             }
@@ -155,9 +166,15 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                 for key, reference in ready.items()
                 if reference.mode == "mount"
             }
+            restored = {
+                key: _call(restore, reference, self._places[key], scope=self._scope)
+                for key, reference in ready.items()
+                if reference.mode == "checkpoint"
+            }
             fetched = _call_all(calls, self._scope, self._stop, stop_at_fault=True)
-            paths = {**{key: self._places[key] for key in uploads}, **fetched}
+            paths = {**{key: self._places[key] for key in uploads}, **fetched, **restored}
             self._staged = Staged({key: paths[key] for key in ready}, ready)
+            self._kept.begin()
             self._exits = exits.pop_all()
         return self._staged
 
@@ -175,33 +192,58 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
         with self._exits:
             if error is not None and not isinstance(error, Exception):
                 return  # cancelled or interrupted: whoever did that wants the end, not an upload
-            outcome: When = "success" if error is None else "failure"
-            due = {
-                key: reference
-                for key, reference in self._references.items()
-                if reference.mode == "upload" and reference.when in {outcome, "always"}
+            unstored = self._keep_last()
+            if error is not None and unstored is not None:
+                run_log().error("%s", unstored)  # the block's own error is what people need to see
+            fault = error or unstored
+            self._upload(fault)
+            if fault is None:
+                self._kept.finish()
+            self._unmount(fault)
+            if error is None and unstored is not None:
+                raise unstored
+
+    def _upload(self, fault: BaseException | None) -> None:
+        """Store what is due after this outcome."""
+        outcome: When = "success" if fault is None else "failure"
+        due = {
+            key: reference
+            for key, reference in self._references.items()
+            if reference.mode == "upload" and reference.when in {outcome, "always"}
+        }
+        try:
+            sources = [item for item in self._references.values() if item.mode != "upload"]
+            calls = {
+                key: (upload_of(due[key], sources), (self._places[key], due[key])) for key in due
             }
-            try:
-                sources = [item for item in self._references.values() if item.mode != "upload"]
-                calls = {
-                    key: (upload_of(due[key], sources), (self._places[key], due[key]))
-                    for key in due
-                }
-                reports = _call_all(calls, self._scope, self._stop)
-            except Exception as fault:
-                if error is None:
-                    raise
-                # The block's own error is what people need to see.
-                run_log().error("An upload after the failure failed as well: %s", fault)
-            else:
-                if self._staged is not None:
-                    self._staged.reports.update(reports)
-            try:
-                self._mounts.close()
-            except DatastoreError as fault:
-                if error is None:
-                    raise
-                run_log().error("A mount failed as well: %s", fault)
+            reports = _call_all(calls, self._scope, self._stop)
+        except Exception as another:
+            if fault is None:
+                raise
+            # The block's own error is what people need to see.
+            run_log().error("An upload after the failure failed as well: %s", another)
+        else:
+            if self._staged is not None:
+                self._staged.reports.update(reports)
+
+    def _unmount(self, fault: BaseException | None) -> None:
+        try:
+            self._mounts.close()
+        except DatastoreError as another:
+            if fault is None:
+                raise
+            run_log().error("A mount failed as well: %s", another)
+
+    def _keep_last(self) -> Exception | None:
+        """Make the last checkpoints; return the first fault."""
+        first: Exception | None = None
+        for reference in self._references.values():
+            if reference.mode == "checkpoint":
+                try:
+                    _call(checkpoint, reference, scope=self._scope)
+                except Exception as fault:  # noqa: BLE001 - raised when the others are made
+                    first = first or fault
+        return first
 
     async def __aenter__(self) -> Staged:
         self._stop = Cancellation()
@@ -230,6 +272,12 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
             if not running.cancelled():
                 running.exception()  # seen, so that asyncio does not complain
             raise
+
+
+def _call(task: Any, *arguments: Any, scope: str) -> Any:
+    """Call a task here and now, as a task run where there is a run: its owner is this process."""
+    inside = TaskRunContext.get() or FlowRunContext.get()
+    return (task if inside else task.fn)(*arguments, scope=scope)
 
 
 def _call_all(
@@ -324,25 +372,25 @@ def _wrapped(
     def call(*args: Any, **kwargs: Any) -> Any:
         bound = visible.bind(*args, **kwargs)
         with staging() as paths:
-            return _call(function, bound, paths)
+            return _call_with(function, bound, paths)
 
     @wraps(function)
     async def acall(*args: Any, **kwargs: Any) -> Any:
         bound = visible.bind(*args, **kwargs)
         async with staging() as paths:
-            return await _call(function, bound, paths)
+            return await _call_with(function, bound, paths)
 
     @wraps(function)
     def generate(*args: Any, **kwargs: Any) -> Any:
         bound = visible.bind(*args, **kwargs)
         with staging() as paths:
-            return (yield from _call(function, bound, paths))
+            return (yield from _call_with(function, bound, paths))
 
     @wraps(function)
     async def agenerate(*args: Any, **kwargs: Any) -> Any:
         bound = visible.bind(*args, **kwargs)
         async with staging() as paths:
-            async for item in _call(function, bound, paths):
+            async for item in _call_with(function, bound, paths):
                 yield item
 
     if inspect.iscoroutinefunction(function):
@@ -352,7 +400,7 @@ def _wrapped(
     return generate if inspect.isgeneratorfunction(function) else call
 
 
-def _call(function: Callable[..., Any], bound: inspect.BoundArguments, paths: Staged) -> Any:
+def _call_with(function: Callable[..., Any], bound: inspect.BoundArguments, paths: Staged) -> Any:
     """Call by keyword: Prefect passes arguments by the visible order, the function has another."""
     positional: list[Any] = []
     named = dict(paths)

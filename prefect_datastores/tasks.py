@@ -16,6 +16,7 @@ from prefect.runtime import task_run
 from prefect.transactions import Transaction, get_transaction
 
 from prefect_datastores.assets import asset_of
+from prefect_datastores.checkpoints import checkpoints_in, tell_restored
 from prefect_datastores.compute.native import native_place, use_native
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.display import display_for, run_log
@@ -162,6 +163,51 @@ def mount(
     path = in_scope(scope).add(wanted, place, _cancellation(scope))
     run_log().info("Mounted %s at %s", wanted.uri, path)
     return path
+
+
+@task(name="restore", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)
+def restore(reference: DataReference, folder: str | Path, *, scope: str | None = None) -> Path:
+    """Bring the newest checkpoint of a reference into a folder, whole and nothing else; return the folder.
+
+    Whoever owns the scope makes new ones of it: `stage(...)`, and the Estimator's run, do.
+
+    Args:
+        reference: where the checkpoints are.
+        folder: the local folder.
+        scope: the scope whose owner makes the next ones.
+
+    Raises:
+        CheckpointError: there is no such scope.
+        IntegrityError: neither the newest checkpoint nor the one before it is whole.
+        StageFailed: a file could not be brought.
+    """
+    stop, place = _cancellation(scope), Path(folder)
+    with transfer_slot(stop), _failure_told():
+        restored = checkpoints_in(scope).restore(reference, place, stop, display_for(True))
+    tell_restored(reference.uri, restored)
+    if restored.report is not None:
+        _tell(restored.report)
+    return place
+
+
+@task(name="checkpoint", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)
+def checkpoint(reference: DataReference, *, scope: str | None = None) -> TransferReport | None:
+    """Make the last checkpoint of a reference; return the report of the newest one, None where none was made.
+
+    Args:
+        reference: where the checkpoints are.
+        scope: the scope in which it was restored.
+
+    Raises:
+        CheckpointOvertaken: another run makes checkpoints there.
+        CheckpointUnstored: it could not be made; the message says where the folder is kept.
+    """
+    report = checkpoints_in(scope).end(reference, display_for(True))
+    if report is None:
+        run_log().info("%s: nothing changed, and no checkpoint was made.", reference.uri)
+    else:
+        _tell(report)
+    return report
 
 
 @task(name="upload", task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False)

@@ -24,6 +24,7 @@ from prefect_datastores.settings import cache_limits, journals_root, native_moun
 from prefect_datastores.staging import download as downloading
 from prefect_datastores.staging import publish as publishing
 from prefect_datastores.staging.cancellation import Cancellation
+from prefect_datastores.staging.checkpoint import may_checkpoint
 from prefect_datastores.staging.generations import Publication
 from prefect_datastores.staging.keeping import Keep
 from prefect_datastores.staging.progress import Progress
@@ -227,18 +228,26 @@ def upload_folder(file_name: str, reference: DataReference) -> str:
 def preflight(reference: DataReference, *, seconds: float = 0.0) -> None:
     """Return when a transfer has a chance, so that no work is done for nothing.
 
-    Of a download, what the credential says of itself. Of an upload, and of a mount that is written
-    to, the right to write is tried too, by a write that nobody sees; the right to look at what is there is needed unless it is replaced
+    Of a download, what the credential says of itself. Of an upload, of checkpoints, and of a mount that is
+    written to, the right to write is tried too, by a write that nobody sees; the right to look at what is there is needed unless it is replaced
     anyway. `seconds` is how long what comes before it may take.
 
     Raises:
         DatastoreError: the container is missing, the credential is refused, ended or lacks a right,
-            the name is refused, or what is there cannot be added to, or published over.
+            the name is refused, or what is there cannot be added to, or published over, or is no place for
+            checkpoints.
     """
     datastore = resolve(reference)
     if reference.mode == "upload":
         datastore.check_credential("write", seconds=seconds)
         _try_upload(datastore, reference)
+        return
+    if reference.mode == "checkpoint":
+        datastore.check_credential("read", seconds=seconds)
+        datastore.check_credential("write", seconds=seconds)
+        with datastore.open_store() as store:
+            may_checkpoint(store, reference.path_on_datastore)
+            store.check_write(ObjectName(_probe(reference)))
         return
     datastore.check_credential("read")
     if not reference.read_only:

@@ -30,7 +30,7 @@ from azure.storage.blob import ContainerClient
 from servers import azure_files as azure_files_server
 from servers import azurite as azurite_server
 from servers import data_lake as data_lake_server
-from servers import prefect_server
+from servers import postgres, prefect_server
 from servers.azure_files import AzureFiles
 from servers.azurite import Azurite
 from servers.data_lake import DataLake
@@ -42,12 +42,12 @@ _MEMORY, _ROOM = Path("/dev/shm"), 2**30
 def _folder_of_servers() -> Path:
     """Keep the servers in memory where there is room.
 
-    Their database flushes with every change, and would wait for the gigabytes that other tests
-    write and flush at the same time.
+    What they write there waits for none of the gigabytes that tests write and flush at the same time.
     """
     roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
     roomy = roomy and shutil.disk_usage(_MEMORY).free >= _ROOM
     folder = Path(tempfile.mkdtemp(prefix="prefect-datastores-", dir=_MEMORY if roomy else None))
+    folder.chmod(0o711)  # the database is not root's
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -70,16 +70,17 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         try:
             folder = _folder_of_servers()
+            database = postgres.start(folder)
             servers = (
                 azurite_server.start(folder),
-                prefect_server.start(folder),
+                prefect_server.start(folder, database=database.url),
                 azure_files_server.start(folder, token="a-token-of-the-tests"),
                 data_lake_server.start(folder, tokens=[data_lake_server.TOKEN]),
             )
         except FileNotFoundError as missing:
             raise pytest.UsageError(str(missing)) from missing
         # At exit, and not sooner: Prefect still sends logs and events when its process ends.
-        for running in servers:
+        for running in (database, *servers):
             atexit.register(running.server.stop)
     config.stash[_SERVERS] = servers
     os.environ["PREFECT_API_URL"] = servers[1].api_url

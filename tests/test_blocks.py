@@ -203,6 +203,15 @@ def test_the_form_names_every_field(kind: type[Block]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_fields_keep_their_order_on_any_server(kind: type[Block]) -> None:
+    """PostgreSQL keeps no order of keys; Prefect's pages go by the position."""
+    schema = fields(kind)
+    for model in [schema, *(schema.get("definitions") or {}).values()]:
+        positions = [field["position"] for field in model["properties"].values()]
+        assert positions == [*range(len(positions))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_prefect_sees_the_capabilities_of_a_storage_block(kind: type[Block]) -> None:
     assert issubclass(kind, WritableFileSystem)
     assert issubclass(kind, WritableDeploymentStorage)

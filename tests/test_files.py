@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from servers import sandbox
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import (
     AccessError,
     ContainerNotFound,
@@ -25,7 +26,7 @@ from prefect_datastores.errors import (
     TransferError,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, local_error
+from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.walk import folder_source

@@ -31,6 +31,7 @@ from small_stores import PART, SmallDataLakeStore, SmallShareStore, make_tree, t
 
 from prefect_datastores import AccountKey, AzureFileDatastore, Datastore
 from prefect_datastores.cli import main
+from prefect_datastores.disk import read_attribute
 from prefect_datastores.errors import (
     AccessDenied,
     ConfigurationError,
@@ -41,7 +42,7 @@ from prefect_datastores.errors import (
     StageFailed,
     TransferError,
 )
-from prefect_datastores.files import Folder, read_attribute
+from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.cache import CacheLimits
 from prefect_datastores.staging.download import DownloadRequest, download
@@ -577,7 +578,8 @@ NO_ATTRIBUTES = {
 }
 PROBE = """
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.files import Folder, read_attribute
+from prefect_datastores.disk import read_attribute
+from prefect_datastores.files import Folder
 from prefect_datastores.staging.keeping import check_disk
 with Folder(folder) as opened:
     try:

@@ -13,7 +13,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "prefect_datastores"
 
 # Each may import what stands above it; what stands in one line, each other.
 LAYERS = [
-    {"errors", "redaction", "names", "files", "renames", "workspaces"},
+    {
+        "errors",
+        "redaction",
+        "names",
+        "circles",
+        "disk",
+        "files",
+        "forms",
+        "part_files",
+        "renames",
+        "workspaces",
+    },
     {"stores"},
     {"staging"},
     {"scripts", "testing", "filesystems", "mounting"},
@@ -22,7 +33,17 @@ LAYERS = [
         *("result_table", "results_page", "events", "assets"),
     },
     {
-        *("linked", "mounts", "tasks", "stage", "plans", "runs", "transfers", "estimator_spec"),
+        *(
+            "linked",
+            "mounts",
+            "checkpoints",
+            "tasks",
+            "stage",
+            "plans",
+            "runs",
+            "transfers",
+            "estimator_spec",
+        ),
         *("deployments", "supervision"),
     },
     {"estimator", "estimator_run", "estimator_parameters"},

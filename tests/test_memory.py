@@ -1,21 +1,25 @@
-"""A folder of 2 GiB goes through in bounded memory: no file is ever held whole."""
+"""A folder of 2 GiB goes through in bounded memory: no file is ever held whole, and what is done with is gone."""
 
+import gc
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from azure.storage.blob import BlobServiceClient
+from places import Place
 from servers.azurite import Azurite
 
 from prefect_datastores import AzureBlobDatastore, LocalDatastore
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.datastores.base import FileDatastore
 
 MOST = 300 * 2**20
 LARGE, SMALL, SMALL_FILES = 2**30, 4 * 2**20, 256
+MORE = 400
 
 # Tells the most memory that it ever had. Unlike `ru_maxrss`, which a child inherits from the
 # process that started it, VmHWM begins anew with the program.
@@ -109,3 +113,69 @@ def test_a_blob_container_of_2_gib_stays_below_300_mib(
     }
     store = AzureBlobDatastore(**values)
     there_and_back(store, json.dumps(values), source, tmp_path / "target")
+
+
+def circles_of(work: Callable[[], object]) -> int:
+    """Return how many objects only the collector of circles gets rid of."""
+    gc.collect()
+    gc.disable()
+    try:
+        work()
+        return gc.collect()
+    finally:
+        gc.enable()
+
+
+def test_the_collector_looks_as_often_as_before_when_a_transfer_is_over(tmp_path: Path) -> None:
+    before = gc.get_threshold()
+    store = LocalDatastore(root=str(tmp_path))
+    store.write_path("a", b"a")
+    store.download(tmp_path / "came", show_progress=False)
+    assert gc.get_threshold() == before
+    with rarely_looked_for():
+        seldom = gc.get_threshold()
+        with rarely_looked_for():
+            pass
+        assert gc.get_threshold() == seldom
+    assert seldom[0] > before[0] == gc.get_threshold()[0]
+
+
+@pytest.mark.parametrize("chosen", [0, 50_000])
+def test_who_set_the_collector_keeps_that(chosen: int) -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(chosen)
+        with rarely_looked_for():
+            assert gc.get_threshold()[0] == chosen
+        assert gc.get_threshold()[0] == chosen
+        gc.set_threshold(*before)
+        with rarely_looked_for():
+            gc.set_threshold(chosen)
+        assert gc.get_threshold()[0] == chosen
+    finally:
+        gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("way", ["upload", "download", "list"])
+def test_what_is_done_with_an_object_needs_no_collector(
+    kept: Place, tmp_path: Path, way: str
+) -> None:
+    """Of circles there would be one a request, and the collector takes longer than the transfer."""
+    store, few, many = kept.datastore(), tmp_path / "few", tmp_path / "many"
+    for folder, count in ((few, 20), (many, 20 + MORE)):
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.bin").write_bytes(b"content")
+        store.upload(folder, folder.name, show_progress=False)
+
+    def work(folder: Path) -> None:
+        if way == "upload":
+            store.upload(folder, f"again/{folder.name}", show_progress=False)
+        elif way == "download":
+            store.download(tmp_path / "came", folder.name, cache=False, show_progress=False)
+        else:
+            assert store.list_objects(folder.name)
+
+    work(few)  # what is made once
+    of_few, of_many = (circles_of(lambda folder=folder: work(folder)) for folder in (few, many))  # type: ignore[misc]
+    assert of_many - of_few < MORE  # a few threads that make connections leave some

@@ -22,12 +22,19 @@ from prefect_datastores.errors import ConfigurationError, WayUnavailable
 from prefect_datastores.references import DataReference
 from prefect_datastores.settings import this_compute
 
-_DONE = {"download": "downloaded", "mount": "mounted", "upload": "uploaded to", "direct": "opened"}
+_DONE = {
+    "download": "downloaded",
+    "mount": "mounted",
+    "upload": "uploaded to",
+    "direct": "opened",
+    "checkpoint": "a place for checkpoints",
+}
 _HOW = {
     "download": "as_download()",
     "mount": "as_mount()",
     "upload": "as_upload()",
     "direct": "direct(reference)",
+    "checkpoint": "as_checkpoint()",
 }
 
 
@@ -68,7 +75,8 @@ def check_way(
 
 def _instead(compute: Compute, kind: Kind, way: Way) -> str:
     # What stores is no way to read, and the reverse.
-    alike = {"upload", "direct"} if way == "upload" else {"download", "mount", "direct"}
+    stores = way in {"upload", "checkpoint"}
+    alike = {"upload", "checkpoint", "direct"} if stores else {"download", "mount", "direct"}
     works = [other for other in ways_that_work(compute, kind) if other in alike]
     if works:
         return f"Use {_HOW[works[0]]}."

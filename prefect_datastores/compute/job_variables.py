@@ -66,7 +66,7 @@ def job_variables(compute_target: Any, references: Iterable[DataReference]) -> d
     made: dict[str, Any] = {"env": _environment(compute, [reference for reference, _ in shares])}
     if compute.name == "docker":
         folders = [
-            _bound(datastore, writable=reference.mode == "upload")
+            _bound(datastore, writable=reference.mode in {"upload", "checkpoint"})
             for reference, datastore, _ in wanted
             if isinstance(datastore, LocalDatastore)
         ]

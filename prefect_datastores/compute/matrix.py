@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from prefect_datastores.errors import ConfigurationError
 
-Way = Literal["download", "mount", "upload", "direct"]
+Way = Literal["download", "mount", "upload", "direct", "checkpoint"]
 Kind = Literal["AzureBlob", "AzureDataLakeGen2", "AzureFile", "Local"]
 Support = Literal["yes", "needs", "native", "no"]
 Need = Literal["", "fuse", "folder", "fuse and folder"]
@@ -267,7 +267,7 @@ _DRIVER = Cell(
 _NO_FUSE_SPARK = Cell("no", "executors are machines of their own, and none of them has a mount")
 _NO_SHARE_SPARK = Cell("no", "Hadoop has no file system for Azure Files")
 
-# In the order of WAYS: download, mount, upload, direct.
+# In the order of WAYS: download, mount, upload, direct. Checkpoints take what an upload takes.
 _HERE = (_YES, _FUSE, _YES, _DIRECT)
 _MACHINE: Mapping[Kind, tuple[Cell, ...]] = {
     "AzureBlob": _HERE,
@@ -317,7 +317,7 @@ MATRIX: Mapping[tuple[str, Kind, Way], Cell] = MappingProxyType(
         (compute, kind, way): cell
         for compute, kinds in _ROWS.items()
         for kind, cells in kinds.items()
-        for way, cell in zip(WAYS, cells, strict=True)
+        for way, cell in zip(WAYS, (*cells, cells[WAYS.index("upload")]), strict=True)
     }
 )
 """Every compute, kind and way, and what is to be said of the three together."""

@@ -9,20 +9,12 @@ one row that does not wrap, so their titles are short.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Union
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from prefect_datastores.errors import ConfigurationError
-
-
-def not_prefilled(schema: dict[str, Any]) -> None:
-    """Keep a field's default out of Prefect's form.
-
-    The form that edits a block (3.8.8) writes every default of the schema over the block's own
-    value, unless the page was just reloaded: saving it would reset the way to sign in.
-    """
-    schema.pop("default", None)
+from prefect_datastores.forms import in_order, not_prefilled
 
 
 def _meant(value: bool) -> bool:
@@ -32,30 +24,34 @@ def _meant(value: bool) -> bool:
     return value
 
 
-class AccountKey(BaseModel):
+class _WayToSignIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, json_schema_extra=in_order)
+
+
+class AccountKey(_WayToSignIn):
     """The account's key: all rights on all of the account."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Account key")
+    model_config = ConfigDict(title="Account key")
 
     account_key: SecretStr = Field(
         min_length=1, title="Account key", description="One of the two keys of the storage account."
     )
 
 
-class SasToken(BaseModel):
+class SasToken(_WayToSignIn):
     """A shared access signature: some rights, for some time."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="SAS token")
+    model_config = ConfigDict(title="SAS token")
 
     sas_token: SecretStr = Field(
         min_length=1, title="SAS token", description="The token, with or without the leading '?'."
     )
 
 
-class ServicePrincipal(BaseModel):
+class ServicePrincipal(_WayToSignIn):
     """An application's own identity, by its secret."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Service principal")
+    model_config = ConfigDict(title="Service principal")
 
     tenant_id: str = Field(
         title="Tenant id", description="The directory (tenant) of the application."
@@ -78,10 +74,10 @@ class ServicePrincipal(BaseModel):
     )
 
 
-class Certificate(BaseModel):
+class Certificate(_WayToSignIn):
     """An application's own identity, by its certificate."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Certificate")
+    model_config = ConfigDict(title="Certificate")
 
     certificate_tenant_id: str = Field(
         title="Tenant id", description="The directory (tenant) of the application."
@@ -102,10 +98,10 @@ class Certificate(BaseModel):
     )
 
 
-class ConnectionString(BaseModel):
+class ConnectionString(_WayToSignIn):
     """Account, address and key (or SAS) in one text, as the portal shows it."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Connection string")
+    model_config = ConfigDict(title="Connection string")
 
     connection_string: SecretStr = Field(
         min_length=1,
@@ -114,10 +110,10 @@ class ConnectionString(BaseModel):
     )
 
 
-class Identity(BaseModel):
+class Identity(_WayToSignIn):
     """Whatever identity the machine has: workload, managed, or a person's az login."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Identity")
+    model_config = ConfigDict(title="Identity")
 
     identity_client_id: str = Field(
         "",
@@ -127,20 +123,20 @@ class Identity(BaseModel):
     )
 
 
-class Anonymous(BaseModel):
+class Anonymous(_WayToSignIn):
     """No sign-in: containers with public read access."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Anonymous")
+    model_config = ConfigDict(title="Anonymous")
 
     anonymous: bool = Field(
         True, title="Anonymous", description="Read a public container without signing in."
     )
 
 
-class ManagedIdentity(BaseModel):
+class ManagedIdentity(_WayToSignIn):
     """The managed identity of the machine, and nothing else that may be there."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Managed id")
+    model_config = ConfigDict(title="Managed id")
 
     managed_identity: bool = Field(
         True, title="Managed identity", description="Sign in as the machine in Azure."
@@ -155,10 +151,10 @@ class ManagedIdentity(BaseModel):
     _chosen = field_validator("managed_identity")(_meant)
 
 
-class WorkloadIdentity(BaseModel):
+class WorkloadIdentity(_WayToSignIn):
     """The identity of a Kubernetes pod (or a pipeline's job), by the token that it is given in a file."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Workload id")
+    model_config = ConfigDict(title="Workload id")
 
     workload_identity: bool = Field(
         True, title="Workload identity", description="Sign in as the pod or job."
@@ -185,10 +181,10 @@ class WorkloadIdentity(BaseModel):
     _chosen = field_validator("workload_identity")(_meant)
 
 
-class AzureCli(BaseModel):
+class AzureCli(_WayToSignIn):
     """Whoever is signed in by `az login` on the machine."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, title="Azure CLI")
+    model_config = ConfigDict(title="Azure CLI")
 
     azure_cli: bool = Field(True, title="Azure CLI", description="Sign in as az login did.")
     cli_tenant_id: str = Field(

@@ -19,7 +19,6 @@ from prefect_datastores.datastores.auth import (
     AzureAuth,
     ConnectionString,
     Identity,
-    not_prefilled,
 )
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.credentials import (
@@ -30,6 +29,7 @@ from prefect_datastores.datastores.credentials import (
 from prefect_datastores.datastores.opened import blob_filesystem
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
+from prefect_datastores.forms import not_prefilled
 from prefect_datastores.names import account_name, join, normal_path
 from prefect_datastores.stores.connection_string import Connection, read_connection_string
 from prefect_datastores.stores.sas import Need, read_sas, said

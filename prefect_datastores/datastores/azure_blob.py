@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from prefect_datastores.datastores.auth import not_prefilled
 from prefect_datastores.datastores.azure_account import (
     NO_VALUE,
     PUBLIC_CLOUD,
@@ -21,6 +20,7 @@ from prefect_datastores.datastores.azure_account import (
     SignIn,
     Subscription,
 )
+from prefect_datastores.forms import not_prefilled
 from prefect_datastores.names import container_name
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.blob import BlobStore

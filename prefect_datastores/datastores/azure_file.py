@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from prefect_datastores.datastores.auth import not_prefilled
 from prefect_datastores.datastores.azure_account import (
     NO_VALUE,
     PUBLIC_CLOUD,
@@ -22,6 +21,7 @@ from prefect_datastores.datastores.azure_account import (
     Subscription,
 )
 from prefect_datastores.datastores.opened import share_filesystem
+from prefect_datastores.forms import not_prefilled
 from prefect_datastores.names import container_name
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.share import ShareStore

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, get_args
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import ConfigDict
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.datastores.check import Check, check_store
 from prefect_datastores.datastores.dispatch import either_way
 from prefect_datastores.display import display_for, retry_teller
@@ -388,6 +389,7 @@ class FileDatastore(WritableFileSystem, WritableDeploymentStorage, ABC):
                 cache=cache_limits(wanted=cache),
             )
 
+    @rarely_looked_for()
     def list_objects(
         self, path: str | None = None, *, limit: int | None = None
     ) -> list[ObjectInfo]:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import (
     DatastoreError,
     IntegrityError,
     NameCollision,
     SourceChanged,
 )
-from prefect_datastores.files import local_error
 from prefect_datastores.names import RelativePath
 
 _STEP = 2**20

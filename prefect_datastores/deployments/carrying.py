@@ -12,8 +12,8 @@ from pathlib import Path
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.deployments.archives import Snapshot, unpack
 from prefect_datastores.deployments.sources import take_snapshot
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError, ObjectNotFound
-from prefect_datastores.files import local_error
 from prefect_datastores.names import ObjectName, join, normal_path
 from prefect_datastores.references import DataReference
 from prefect_datastores.settings import scratch_root, snapshot_limits

@@ -201,7 +201,7 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON has it; of a reference, what a form asks for."""
     if isinstance(value, DataReference):
         form = {"datastore": value.datastore, "path": value.path_on_datastore}
-        return form if value.mode == "upload" else {**form, "mode": value.mode}
+        return form if value.mode in {"upload", "checkpoint"} else {**form, "mode": value.mode}
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 

@@ -13,8 +13,8 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registration import as_configuration_error
 from prefect_datastores.datastores.registry import Datastore, resolve_elsewhere
 from prefect_datastores.deployments.carrying import push
+from prefect_datastores.disk import local_error
 from prefect_datastores.estimator_spec import EstimatorSpec
-from prefect_datastores.files import local_error
 from prefect_datastores.scripts.source import OUTPUTS
 
 ENTRYPOINT = "estimator.py:flow"

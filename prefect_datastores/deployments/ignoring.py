@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.files import local_error
 from prefect_datastores.scripts.source import NOT_SOURCE
 
 IGNORE_FILES = (".amlignore", ".gitignore", ".dockerignore")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from prefect_datastores.deployments.archives import Member, Snapshot, pack
 from prefect_datastores.deployments.ignoring import IGNORE_FILES, Ignored, ignored_in
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError, SnapshotTooLarge
-from prefect_datastores.files import local_error
 from prefect_datastores.settings import SnapshotLimits
 from prefect_datastores.staging.report import human_bytes, plural
 

@@ -21,9 +21,9 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore
 from prefect_datastores.deployments import estimators
 from prefect_datastores.deployments.carrying import fetch_folder, pull, push
+from prefect_datastores.disk import local_error
 from prefect_datastores.display import run_log
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.files import local_error
 
 
 def push_to_datastore(datastore: str | None = None, directory: str = ".") -> dict[str, str]:

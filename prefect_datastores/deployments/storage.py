@@ -12,8 +12,8 @@ from typing import Any
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore, resolve_elsewhere
 from prefect_datastores.deployments.carrying import fetch_folder, pull, push
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.files import local_error
 from prefect_datastores.names import datastore_name, normal_path
 
 

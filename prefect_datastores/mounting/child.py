@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import DatastoreError, MountError, ObjectNotFound
 from prefect_datastores.mounting import device, lease
 from prefect_datastores.mounting.contents import Contents
@@ -66,7 +67,8 @@ def main() -> int:
         return 1
     os.environ.update(wanted.environment)
     try:
-        _Mount(wanted, reading, writing, parent).run()
+        with rarely_looked_for():
+            _Mount(wanted, reading, writing, parent).run()
     except Exception as error:  # noqa: BLE001 - the parent is told
         known = (
             error

@@ -7,8 +7,8 @@ import itertools
 import os
 import threading
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import DatastoreError, IntegrityError
-from prefect_datastores.files import local_error
 from prefect_datastores.mounting.contents import Answer, Contents, Parts
 from prefect_datastores.mounting.pending import Drafts
 from prefect_datastores.staging.cancellation import Cancellation

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import DatastoreError
-from prefect_datastores.files import local_error
 from prefect_datastores.mounting.beside import Beside
 from prefect_datastores.mounting.contents import Answer, Contents, Opened
 from prefect_datastores.mounting.drafts import Desk, Draft

@@ -6,8 +6,8 @@ import fnmatch
 import shutil
 from pathlib import Path
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError
-from prefect_datastores.files import local_error
 
 OUTPUTS = "outputs"
 NOT_SOURCE = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "*.pyc")

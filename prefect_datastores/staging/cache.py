@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_datastores.files import PartFile
+from prefect_datastores.part_files import PartFile
 from prefect_datastores.stores.base import ObjectInfo
 from prefect_datastores.workspaces import Workspace
 

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     DatastoreError,
     IntegrityError,
@@ -118,11 +119,14 @@ def _plan(store: ObjectStore, folder: Folder | None, request: DownloadRequest) -
 
 
 def _planning(
-    store: ObjectStore, folder: Folder | None, request: DownloadRequest
+    store: ObjectStore,
+    folder: Folder | None,
+    request: DownloadRequest,
+    shown: Iterable[ObjectInfo] | None = None,
 ) -> tuple[DownloadPlanning, Iterable[ObjectInfo]]:
     """Return what decides for each object of a listing, and the listing."""
     path = normal_path(request.path)
-    single, listing = published.at(store, path)
+    single, listing = published.at(store, path) if shown is None else (None, shown)
     prefix = folder_prefix(path.rpartition("/")[0] if single else path)
     # Where nothing stands, there is nothing to look for.
     holds = folder if folder and not folder.is_empty() else None
@@ -154,6 +158,7 @@ def _finished(
     return made
 
 
+@rarely_looked_for()
 def download(
     store: ObjectStore,
     destination: Path,
@@ -163,8 +168,11 @@ def download(
     cancellation: Cancellation | None = None,
     progress: Progress | None = None,
     cache: CacheLimits | None = None,
+    shown: Iterable[ObjectInfo] | None = None,
 ) -> TransferReport:
     """Bring what `request` names below `destination`; return only when all of it is there, flushed.
+
+    `shown` is what the folder there shows, where the caller knows it already.
 
     Raises:
         StageFailed: an object failed; the others were tried, and the report has a row for each.
@@ -180,7 +188,7 @@ def download(
     with Folder(destination, create=True) as folder:
         if request.keep_properties:
             check_disk(folder)
-        planning, listing = _planning(store, folder, request)
+        planning, listing = _planning(store, folder, request, shown)
         limits, keep = limits or Limits(), Keep(request.keep_times, request.keep_properties)
         folders, empty = Folders(store, folder, keep, limits, cancellation), places()
 
@@ -418,7 +426,8 @@ class _Fetching:
             if not (entry and entry.gave(moving.receiving.part)):
                 came = begun.take(moving) if begun is not None and not moving.cached else None
                 digest = self._fill(moving, came)
-                if not moving.was_told:  # all of it was here
+                # What is known before counts; else what came with the bytes, unless all of it was here.
+                if item.info.digest is not None or not moving.was_told:
                     moving.digest = stored_digest(self._store, item.info)
                 if moving.digest not in {None, digest}:
                     raise _Damaged(

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, Union
 
+from prefect_datastores.disk import descriptor_limit
 from prefect_datastores.errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -24,7 +25,6 @@ from prefect_datastores.errors import (
     LocalDiskFull,
     TransferError,
 )
-from prefect_datastores.files import descriptor_limit
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.memory import SMALL, MemoryBudget
 from prefect_datastores.staging.pace import Pace, Worked
@@ -191,6 +191,7 @@ class _Hand(Generic[Item]):
         # Few at first: it is not known yet how many threads there will be to share them.
         self.ahead, self.is_held_up = _FIRST_AHEAD, False
         self._seconds, self._larger, self._small = 0.0, 0, 0.0
+        self._until = time.thread_time()
 
     def begin(self, taken: _Taken[Item]) -> None:
         """Put one more behind the others."""
@@ -204,9 +205,10 @@ class _Hand(Generic[Item]):
         self.is_held_up = self.is_held_up and bool(self.begun)
         return taken
 
-    def worked(self, began: float, *, is_small: bool) -> None:
-        """Take note of work since `began`, in the thread's own time."""
-        seconds = time.thread_time() - began
+    def worked(self, *, is_small: bool) -> None:
+        """Take note of work since the last time, in the thread's own time, which is cheap to ask for only now and then."""
+        now = time.thread_time()
+        seconds, self._until = now - self._until, now
         if is_small:
             self._small += seconds
         else:
@@ -356,26 +358,25 @@ class _Crew(Generic[Item]):
         """Begin with an item, where that can be."""
         if self._stop.requested or self._lanes.cancellation.requested:
             return None
-        began = time.thread_time()
         try:
             return self._begin(item, self._lanes)
         except (DatastoreError, OSError) as error:
             return Failed(error)
         finally:
-            hand.worked(began, is_small=True)
+            hand.worked(is_small=True)
 
     def _go_on(self, hand: _Hand[Item], taken: _Taken[Item]) -> None:
         """Work on an item; one whose next answer is to be waited for goes behind the others."""
-        began, pending = time.thread_time(), taken.pending
+        pending = taken.pending
         if pending is not None and not self._lanes.cancellation.requested and pending.go_on():
             hand.begin(taken)
-            hand.worked(began, is_small=True)
+            hand.worked(is_small=True)
         else:
             self._do(hand, taken)
 
     def _do(self, hand: _Hand[Item], taken: _Taken[Item]) -> None:
         """Work on an item; keep its row, or what is still to be settled of it."""
-        began, pending = time.thread_time(), taken.pending
+        pending = taken.pending
 
         def work() -> Done:
             # What was begun is finished even if the rest is not: nobody knew what came of it.
@@ -394,11 +395,11 @@ class _Crew(Generic[Item]):
         else:
             hand.unsettled.append((taken, done))
         hand.ahead += 1
-        hand.worked(began, is_small=pending is not None)
+        hand.worked(is_small=pending is not None)
 
     def _settle(self, hand: _Hand[Item]) -> None:
         """Settle what is to be settled together: the disk is quicker where nothing comes between."""
-        began, together = time.thread_time(), hand.unsettled
+        together = hand.unsettled
         for _, unsettled in together:
             unsettled.begin_flush()
         self._flush([unsettled for _, unsettled in together])
@@ -409,7 +410,7 @@ class _Crew(Generic[Item]):
             finally:
                 unsettled.drop()
             self._keep(taken, row)
-        hand.worked(began, is_small=True)
+        hand.worked(is_small=True)
 
     def _flush(self, together: Sequence[Unsettled]) -> None:
         for place, unsettled in enumerate(together):

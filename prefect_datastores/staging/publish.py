@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
-from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
+from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import (
     ConfigurationError,
     DatastoreError,
@@ -33,6 +32,7 @@ from prefect_datastores.errors import (
 )
 from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, folder_prefix, join, normal_path, parents
+from prefect_datastores.staging.aside import Staging, new_ledger, remove, verify, write_pointer
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.staging.download import failed_row
@@ -51,26 +51,12 @@ from prefect_datastores.staging.plan import Overwrite, Send, check_names, plan_u
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.published import Standing, objects, pointer_of
 from prefect_datastores.staging.report import ObjectRow, TransferReport
-from prefect_datastores.staging.spool import Spool
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import (
-    NO_EXTRAS,
-    Extras,
-    Later,
     ObjectInfo,
     ObjectStore,
-    Pending,
-    Writing,
     stored_digest,
-)
-from prefect_datastores.stores.decorated import (
-    Ahead,
-    Around,
-    DecoratedStore,
-    DecoratedWriting,
-    Result,
-    Wrapped,
 )
 from prefect_datastores.stores.listed import list_objects
 
@@ -90,8 +76,24 @@ def may_publish(store: ObjectStore, folder: str, overwrite: Overwrite) -> Standi
 
     Raises:
         ObjectExists: `overwrite="fail"` and something is there.
-        ConfigurationError: objects lie in it singly, or a folder above it was published at once.
+        ConfigurationError: objects lie in it singly, a folder above it was published at once, or it has
+            checkpoints.
         PlaceTaken: an object stands there.
+    """
+    standing = may_hold(store, folder, overwrite)
+    if standing is not None and standing.pointer.holder is not None:
+        raise ConfigurationError(
+            f"Nothing was moved: {store.url}/{folder} has checkpoints, which as_checkpoint() alone makes. Publish to "
+            "another folder."
+        )
+    return standing
+
+
+def may_hold(store: ObjectStore, folder: str, overwrite: Overwrite = "replace") -> Standing | None:
+    """Return the pointer that stands in a folder, or None, where generations of either kind may be in the folder.
+
+    Raises:
+        ObjectExists, ConfigurationError, PlaceTaken: as `may_publish` says.
     """
     shown = f"{store.url}/{folder}".rstrip("/")
     if folder:
@@ -138,6 +140,7 @@ def _single(store: ObjectStore, folder: str) -> str | None:
         seen.add(marker)
 
 
+@rarely_looked_for()
 def publish(
     store: ObjectStore,
     source: Source,
@@ -213,8 +216,8 @@ class _Publishing:
         by_swap = self._by_swap(standing)
         place = _place(self._folder, self._generation, in_place=by_swap)
         check_names(self._source.files, place, rules)
-        ledger = _ledger()
-        staging = _Staging(self._store, self._folder, place, ledger)
+        ledger = new_ledger()
+        staging = Staging(self._store, self._folder, place, ledger)
         try:
             report = upload(
                 staging,
@@ -226,10 +229,10 @@ class _Publishing:
                 progress=progress,
                 keep=self._keep,
             )
-            count, size = _verify(self._store, place, ledger)
+            count, size = verify(self._store, place, ledger)
             self._cancellation.check()
         except BaseException:
-            self._tidy(lambda store: _remove(store, place))
+            self._tidy(lambda store: remove(store, place))
             raise
         before = standing.pointer if standing else None
         pointer = Pointer(
@@ -333,15 +336,15 @@ class _Publishing:
         """Write the pointer, unless another one came since `standing` was read."""
         try:
             try:
-                _write_pointer(self._store, self._folder, pointer, standing)
+                write_pointer(self._store, self._folder, pointer, standing)
             except ObjectExists:
                 # On a disk the version of a file changes when another name of it goes, and no byte does.
                 now = pointer_of(self._store, self._folder)
                 if now is None or standing is None or now.pointer != standing.pointer:
                     raise
-                _write_pointer(self._store, self._folder, pointer, now)
+                write_pointer(self._store, self._folder, pointer, now)
         except ObjectExists as error:
-            self._tidy(lambda store: _remove(store, place))
+            self._tidy(lambda store: remove(store, place))
             raise self._overtaken() from error
         except DatastoreError as error:
             with self._open() as store:
@@ -349,14 +352,14 @@ class _Publishing:
             if now and now.pointer == pointer:  # only the answer was lost
                 return
             if not isinstance(error, _MAY_STILL_HAPPEN):
-                self._tidy(lambda store: _remove(store, place))
+                self._tidy(lambda store: remove(store, place))
             raise
 
     def _swap(self, pointer: Pointer, standing: Standing | None, place: str) -> None:
         """Give the staged folder the name, and what stood there since `standing` was read the other one."""
         staged, folder = ObjectName(place), ObjectName(self._folder)
         try:
-            _write_pointer(self._store, place, pointer, None)
+            write_pointer(self._store, place, pointer, None)
             over = _version(self._folder, standing) if standing else None
             self._store.move_folder(staged, folder, over=over)
         except (PlaceTaken, ObjectExists) as error:
@@ -407,7 +410,7 @@ class _Publishing:
         try:
             for name in _outlived(self._store, place.rpartition("/")[0], keep, self._clock()):
                 self._cancellation.check()
-                _remove(self._store, name)
+                remove(self._store, name)
         except (DatastoreError, OSError) as error:
             _log.warning("Old generations of %s could not be removed: %s", self._shown(), error)
 
@@ -447,163 +450,11 @@ def _version(folder: str, standing: Standing) -> tuple[ObjectName, str]:
     return ObjectName(join(folder, POINTER)), standing.etag
 
 
-def _write_pointer(
-    store: ObjectStore, folder: str, pointer: Pointer, replaces: Standing | None
-) -> None:
-    content = pointer.to_bytes()
-    writing = store.begin_write(
-        ObjectName(join(folder, POINTER)),
-        len(content),
-        replaces=replaces.etag if replaces else None,
-        if_absent=replaces is None,
-    )
-    try:
-        writing.write_part(0, 0, memoryview(content))
-        writing.commit(hashlib.md5(content, usedforsecurity=False).digest())
-    except BaseException:
-        writing.abort()
-        raise
-
-
 def _remove_own(store: ObjectStore, place: str, pointer: Pointer) -> None:
     """Remove a generation where it is stored, unless by now it is another one that stands there."""
     there = pointer_of(store, place)
     if there is None or there.pointer == pointer:
-        _remove(store, place)
-
-
-def _remove(store: ObjectStore, folder: str) -> None:
-    if store.capabilities.has_folders:
-        store.remove_folder(ObjectName(folder))
-        return
-
-    def delete(info: ObjectInfo) -> None:
-        if not info.is_marker:
-            with contextlib.suppress(ObjectNotFound):
-                store.delete(ObjectName(info.name))
-
-    listing = list_objects(store, f"{folder}/")
-    with ThreadPoolExecutor(_DELETES, thread_name_prefix="pds-delete") as threads:
-        while some := list(islice(listing, _DELETED_AT_ONCE)):
-            list(threads.map(delete, some))
-
-
-# -- what is sent, and what is stored -------------------------------------------------------------
-
-
-class Sent(NamedTuple):
-    """An object that was stored, as it was sent; and the version that it is then."""
-
-    name: str
-    size: int
-    digest: bytes
-    etag: str
-
-
-def _ledger() -> Spool[Sent]:
-    return Spool(tuple, lambda entry: Sent(*entry))
-
-
-class _Staging(DecoratedStore):
-    """The store, as an upload to a folder sees it whose objects go to a generation; what is sent is written down."""
-
-    def __init__(
-        self,
-        inner: ObjectStore,
-        folder: str,
-        place: str,
-        ledger: Spool[Sent],
-    ) -> None:
-        super().__init__(inner)
-        self._place, self._ledger = place, ledger
-        self._shown = len(folder_prefix(folder))
-
-    def _around(
-        self, what: str, request: Callable[[], Result], *, size: int = 0, asks: bool = True
-    ) -> Result:
-        return request()
-
-    def head(self, name: ObjectName) -> ObjectInfo:
-        raise ObjectNotFound(f"A new generation has no {name!r}.")
-
-    def begin_write(
-        self,
-        name: ObjectName,
-        size: int,
-        *,
-        replaces: str | None = None,
-        if_absent: bool = False,
-        extras: Extras = NO_EXTRAS,
-    ) -> Writing:
-        staged = ObjectName(join(self._place, name[self._shown :]))
-        writing = self._inner.begin_write(staged, size, if_absent=True, extras=extras)
-        return _StagedWriting(writing, size, self._around, self._ahead, staged, self._ledger)
-
-
-class _StagedWriting(DecoratedWriting):
-    def __init__(
-        self,
-        inner: Writing,
-        size: int,
-        around: Around,
-        ahead: Ahead,
-        name: ObjectName,
-        ledger: Spool[Sent],
-    ) -> None:
-        super().__init__(inner, size, around, ahead)
-        self._name, self._ledger = name, ledger
-
-    def commit(self, digest: bytes) -> ObjectInfo:
-        return self._written_down(digest, lambda: self._inner.commit(digest))
-
-    def begin_commit(self, digest: bytes) -> Pending[ObjectInfo]:
-        pending = self._inner.begin_commit(digest)
-        if isinstance(pending, Later):
-            return Later(lambda: self.commit(digest))
-        return Wrapped(pending, lambda finish: self._written_down(digest, finish))
-
-    def _written_down(self, digest: bytes, commit: Callable[[], ObjectInfo]) -> ObjectInfo:
-        info = commit()
-        self._ledger.append(Sent(str(self._name), info.size, digest, info.etag))
-        return info
-
-
-def _verify(store: ObjectStore, place: str, ledger: Spool[Sent]) -> tuple[int, int]:
-    """Return the count and the bytes of what is stored, where that is all that was sent and nothing else.
-
-    Raises:
-        IntegrityError: it is not.
-    """
-    count = size = 0
-    by_etag = not store.capabilities.lists_digest
-
-    def counted() -> Iterator[ObjectInfo]:
-        nonlocal count, size
-        for info in list_objects(store, f"{place}/"):
-            count, size = count + (not info.is_marker), size + info.size
-            yield info
-
-    with closing(Lookup(counted(), store.name_rules())) as there:
-        for sent in ledger:
-            found = there(sent.name)
-            if found is None or not _is_sent(found, sent, by_etag=by_etag):
-                what = "is missing" if found is None else "has another length or MD5"
-                raise _wrong(store, f"{sent.name!r} {what}")
-    if count != len(ledger):
-        raise _wrong(store, f"{count} objects are stored, and {len(ledger)} were sent")
-    return count, size
-
-
-def _is_sent(found: ObjectInfo, sent: Sent, *, by_etag: bool) -> bool:
-    if by_etag and found.etag != sent.etag:
-        return False
-    return found.size == sent.size and found.digest in {None, sent.digest}
-
-
-def _wrong(store: ObjectStore, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"Nothing was published: what is stored in {store.url} is not what was sent: {why}. Publish it again."
-    )
+        remove(store, place)
 
 
 # -- taking it back -------------------------------------------------------------------------------
@@ -643,7 +494,7 @@ def _point_back(store: ObjectStore, publication: Publication, now: Standing) -> 
         if before is None:
             store.delete(ObjectName(join(publication.folder, POINTER)), pin=now.etag)
         else:
-            _write_pointer(store, publication.folder, before, now)
+            write_pointer(store, publication.folder, before, now)
     except (ObjectExists, ObjectNotFound, SourceChanged):
         return False
     return True

@@ -17,7 +17,17 @@ from prefect_datastores.errors import (
     SourceChanged,
 )
 from prefect_datastores.names import ObjectName, folder_prefix, join, parents
-from prefect_datastores.staging.generations import DATA, LONGEST_POINTER, POINTER, Pointer, damaged
+from prefect_datastores.staging.generations import (
+    DATA,
+    LONGEST_LIST,
+    LONGEST_POINTER,
+    POINTER,
+    Listed,
+    Pointer,
+    damaged,
+    list_from_bytes,
+    list_of,
+)
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.listed import list_objects
 
@@ -57,11 +67,45 @@ def _pointer_once(store: ObjectStore, name: ObjectName) -> Standing | None:
 
 def _read(store: ObjectStore, info: ObjectInfo) -> Standing:
     where = f"{store.url}/{info.name}"
-    if info.size > LONGEST_POINTER:
-        raise damaged(where, f"it has {info.size} bytes")
-    content = bytearray(info.size)
-    store.read_into(ObjectName(info.name), 0, memoryview(content), pin=info.etag or None)
-    return Standing(Pointer.from_bytes(bytes(content), where), info.etag, info.modified)
+    content = _content(store, info, LONGEST_POINTER)
+    return Standing(Pointer.from_bytes(content, where), info.etag, info.modified)
+
+
+def _content(store: ObjectStore, info: ObjectInfo, longest: int) -> bytes:
+    if info.size > longest:
+        raise damaged(f"{store.url}/{info.name}", f"it has {info.size} bytes")
+    content, step = bytearray(info.size), store.capabilities.part_size
+    for at in range(0, info.size, step):
+        part = memoryview(content)[at : at + step]
+        store.read_into(ObjectName(info.name), at, part, pin=info.etag or None)
+    return bytes(content)
+
+
+def files_of(store: ObjectStore, folder: str, generation: str) -> list[Listed]:
+    """Return the files of a generation that is a list.
+
+    Raises:
+        ObjectNotFound: there is none, or none any more.
+        IntegrityError: its list is damaged.
+    """
+    info = store.head(ObjectName(join(folder, list_of(generation))))
+    return list_from_bytes(
+        _content(store, info, LONGEST_LIST), generation, f"{store.url}/{info.name}"
+    )
+
+
+def listed(store: ObjectStore, folder: str, generation: str) -> list[ObjectInfo]:
+    """Return the objects of a generation that is a list, under the names that the folder shows, in their order.
+
+    Raises:
+        ObjectNotFound: there is no such generation any more.
+        IntegrityError: its list is damaged, or what it names is not there as it was stored.
+    """
+    files, prefix = files_of(store, folder, generation), folder_prefix(folder)
+    found = _ByList(store, prefix, files)
+    for info in list_objects(store, found.prefix):
+        found.show(info)
+    return list(found.leave())
 
 
 def head(store: ObjectStore, name: ObjectName) -> ObjectInfo | None:
@@ -87,8 +131,8 @@ def refuse_published(
         found = (look or partial(head, store))(ObjectName(join(folder, POINTER)))
     if found is not None:
         raise ConfigurationError(
-            f"Nothing was moved: {_shown(store, folder)} was published at once, and shows nothing that is stored in "
-            'it singly. Say publish="atomic", or upload to another folder.'
+            f"Nothing was moved: {_shown(store, folder)} was published at once, or has checkpoints, and shows nothing "
+            'that is stored in it singly. Say publish="atomic" again, or upload to another folder.'
         )
 
 
@@ -125,7 +169,7 @@ def published(
             yield info
         else:
             yield from reading.take(info)
-    reading.leave()
+    yield from reading.leave()
 
 
 class _Reading:
@@ -133,42 +177,55 @@ class _Reading:
 
     def __init__(self, store: ObjectStore, begin: int) -> None:
         self._store, self._begin = store, begin
-        self.shown: _Generation | None = None
+        self.shown: _Generation | _ByList | None = None
 
-    def take(self, info: ObjectInfo) -> Iterable[ObjectInfo]:
-        """Return what readers see of one more listed object."""
+    def take(self, info: ObjectInfo) -> Iterator[ObjectInfo]:
+        """Give what readers see by one more listed object."""
         name, shown = info.name, self.shown
         if shown is not None and name > shown.prefix and not name.startswith(shown.data):
-            self.leave()
+            yield from self.leave()
+            shown = None
         found = _split(name, self._begin) if _MARK in name else None
         if found is None:
-            return (info,)
+            yield info
+            return
         folder, component, below = found
         if component == DATA and below is not None:
-            return shown.show(info) if shown and name.startswith(shown.prefix) else ()
-        if info.is_marker:
-            return ()
-        if component == POINTER and below is None:
-            return self._enter(folder, info)
-        return (info,)  # somebody's own, of the same name
+            if shown is not None and name.startswith(shown.prefix):
+                yield from shown.show(info)
+        elif info.is_marker:
+            return
+        elif component == POINTER and below is None:
+            yield from self._enter(folder, info)
+        else:
+            yield info  # somebody's own, of the same name
 
     def _enter(self, folder: str, info: ObjectInfo) -> Iterable[ObjectInfo]:
         try:
             pointer = _read(self._store, info).pointer
+            if pointer.holder is not None:
+                self.shown = self._by_list(folder, pointer)
+                return ()
         except (SourceChanged, ObjectNotFound) as error:
             # What is listed next may be older than the pointer that is there now: only a new listing is not.
-            now = pointer_of(self._store, folder.removesuffix("/"))
+            path = folder.removesuffix("/")
+            now = pointer_of(self._store, path)
             if now is None or now.pointer.in_place:
                 raise _anew(self._store, folder) from error
+            if now.pointer.holder is not None:
+                return listed(self._store, path, now.pointer.generation)
             return _Generation(self._store, folder, now.pointer).all()
         self.shown = None if pointer.in_place else _Generation(self._store, folder, pointer)
         return ()
 
-    def leave(self) -> None:
-        """Return when all came that the folder shows."""
+    def _by_list(self, folder: str, pointer: Pointer) -> _ByList:
+        files = files_of(self._store, folder.removesuffix("/"), pointer.generation)
+        return _ByList(self._store, folder, files)
+
+    def leave(self) -> Iterable[ObjectInfo]:
+        """Return what is still to come of what the folder shows, when all that it has came."""
         shown, self.shown = self.shown, None
-        if shown is not None:
-            shown.check()
+        return shown.leave() if shown is not None else ()
 
 
 def _split(name: str, at: int) -> tuple[str, str, str | None] | None:
@@ -212,10 +269,10 @@ class _Generation:
         """List the generation by itself."""
         for info in list_objects(self._store, self.prefix):
             yield from self.show(info)
-        self.check()
+        self.leave()
 
-    def check(self) -> None:
-        """Return when all that was published came.
+    def leave(self) -> Iterable[ObjectInfo]:
+        """Return when all that was published came, with nothing more.
 
         Raises:
             IntegrityError: some of it is gone, or more is there.
@@ -227,6 +284,42 @@ class _Generation:
                 f"bytes, and has {self._count} of {self._bytes}: it was taken back while it was listed, or somebody "
                 "changed it below. Run it again; if it stays so, publish it again."
             )
+        return ()
+
+
+class _ByList:
+    """The generation that a folder shows by a list, as a listing of all generations brings it."""
+
+    def __init__(self, store: ObjectStore, folder: str, files: list[Listed]) -> None:
+        self.data = self.prefix = f"{folder}{DATA}/"
+        self._store, self._folder, self._files = store, folder, files
+        self._wanted = {file.at for file in files}
+        self._found: dict[str, ObjectInfo] = {}
+
+    def show(self, info: ObjectInfo) -> Iterable[ObjectInfo]:
+        """Keep an object: names of the list have another order."""
+        if (at := info.name[len(self.prefix) :]) in self._wanted:
+            self._found[at] = info
+        return ()
+
+    def leave(self) -> Iterable[ObjectInfo]:
+        """Return all that the folder shows, when every object of it is there as it was stored.
+
+        Raises:
+            IntegrityError: one is not.
+        """
+        return [self._info(file) for file in self._files]
+
+    def _info(self, file: Listed) -> ObjectInfo:
+        info = self._found.get(file.at)
+        if info is None or info.size != file.size or info.digest not in {None, file.md5}:
+            what = "is gone" if info is None else "is another one"
+            raise IntegrityError(
+                f"{_shown(self._store, self._folder)} shows {file.name!r}, whose content {what}: newer checkpoints were "
+                "made while it was listed, or somebody changed it below. Run it again."
+            )
+        name = f"{self._folder}{file.name}"
+        return info._replace(name=name, stored_as=info.name, digest=file.md5)
 
 
 # -- one place ------------------------------------------------------------------------------------
@@ -291,7 +384,9 @@ def where(store: ObjectStore, path: str) -> tuple[ObjectInfo | None, str]:
     if single is not None:
         return single, ""
     if (found := _holder(store, path)) is not None:
-        inner = f"{found[0]}{found[2]}/"
+        inner = f"{found.prefix}{found.below}/"
+        if found.is_list and next(iter(found.files(store, below=True)), None) is not None:
+            return None, inner
         if any(True for _ in list_objects(store, inner, limit=1)):
             return None, inner
     raise ObjectNotFound(f"There is nothing at {_shown(store, path)}.")
@@ -308,12 +403,19 @@ def inside(store: ObjectStore, path: str) -> ObjectInfo | None:
     found = _holder(store, path)
     if found is None:
         return None
-    prefix, _, below = found
+    name, digest = f"{found.prefix}{found.below}", None
+    if found.is_list:
+        file = next(iter(found.files(store)), None)
+        if file is None:
+            return None
+        name, digest = f"{found.data}{file.at}", file.md5
     try:
-        info = store.head(ObjectName(prefix + below))
+        info = store.head(ObjectName(name))
     except ObjectNotFound:
         return None
-    return None if info.is_marker else info._replace(name=path, stored_as=info.name)
+    if info.is_marker:
+        return None
+    return info._replace(name=path, stored_as=info.name, digest=digest or info.digest)
 
 
 def _below(store: ObjectStore, path: str) -> Iterator[ObjectInfo]:
@@ -321,25 +423,59 @@ def _below(store: ObjectStore, path: str) -> Iterator[ObjectInfo]:
     found = _holder(store, path)
     if found is None:
         return
-    prefix, standing, below = found
+    generation = found.pointer.generation
+    if found.is_list:
+        try:
+            shown = listed(store, found.folder, generation)
+        except ObjectNotFound as error:
+            raise _anew(store, path) from error
+        yield from (info for info in shown if info.name.startswith(f"{path}/"))
+        return
+    prefix, below = found.prefix, found.below
     for info in list_objects(store, f"{prefix}{below}/"):
-        if shown := info.name[len(prefix) :]:
-            name = f"{path}{shown[len(below) :]}"
+        if shown_as := info.name[len(prefix) :]:
+            name = f"{path}{shown_as[len(below) :]}"
             yield info._replace(name=name, stored_as=info.name)
     # A part of a generation has no count: it was whole when the generation is still there now.
-    now = pointer_of(store, path[: -len(below)].rstrip("/"))
-    generation = standing.pointer.generation
+    now = pointer_of(store, found.folder)
     if now is None or generation not in {now.pointer.generation, now.pointer.previous}:
         raise _anew(store, path)
 
 
-def _holder(store: ObjectStore, path: str) -> tuple[str, Standing, str] | None:
-    """Return the prefix of the generation that holds `path`, its pointer, and the name below the prefix."""
+@dataclass(frozen=True)
+class _Holding:
+    """The published folder that holds a path, what it shows, and the name of the path in it."""
+
+    folder: str
+    pointer: Pointer
+    below: str
+
+    @property
+    def data(self) -> str:
+        return f"{folder_prefix(self.folder)}{DATA}/"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.data}{self.pointer.generation}/"
+
+    @property
+    def is_list(self) -> bool:
+        return self.pointer.holder is not None
+
+    def files(self, store: ObjectStore, *, below: bool = False) -> Iterator[Listed]:
+        """Give what a list has at the path, or below it."""
+        with contextlib.suppress(ObjectNotFound):
+            for file in files_of(store, self.folder, self.pointer.generation):
+                if file.name.startswith(f"{self.below}/") if below else file.name == self.below:
+                    yield file
+
+
+def _holder(store: ObjectStore, path: str) -> _Holding | None:
+    """Return what holds a path, where that is a folder whose objects lie elsewhere than in itself."""
     for folder in (*parents(path), ""):
         standing = pointer_of(store, folder)
         if standing is not None:
             if standing.pointer.in_place:
                 return None
-            prefix = join(folder, DATA, standing.pointer.generation) + "/"
-            return prefix, standing, path[len(folder_prefix(folder)) :]
+            return _Holding(folder, standing.pointer, path[len(folder_prefix(folder)) :])
     return None

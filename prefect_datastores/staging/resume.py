@@ -22,8 +22,9 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, PartFile
+from prefect_datastores.files import Folder
 from prefect_datastores.names import RelativePath
+from prefect_datastores.part_files import PartFile
 from prefect_datastores.staging.journal import (
     Journal,
     Unfinished,

@@ -14,6 +14,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+from prefect_datastores.circles import rarely_looked_for
+from prefect_datastores.disk import local_error, read_attribute
 from prefect_datastores.errors import (
     AccessDenied,
     DatastoreError,
@@ -22,7 +24,7 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, local_error, read_attribute
+from prefect_datastores.files import Folder
 from prefect_datastores.names import (
     ObjectName,
     RelativePath,
@@ -97,6 +99,7 @@ def plan(store: ObjectStore, source: Source, target: str, overwrite: Overwrite) 
     return plan_upload(source.files, target, overwrite, partial(head, store))
 
 
+@rarely_looked_for()
 def upload(
     store: ObjectStore,
     source: Source,

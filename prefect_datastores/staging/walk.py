@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import ConfigurationError, UnsafeName
-from prefect_datastores.files import local_error
 from prefect_datastores.names import NameCheck, NameRules, RelativePath, matcher
 from prefect_datastores.staging.plan import SourceFile, source_files
 from prefect_datastores.staging.report import ObjectRow
@@ -55,7 +56,7 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
         what = "is a file; use upload_files for files" if root.exists() else "does not exist"
         raise ConfigurationError(f"The source folder {root} {what}.")
     source, match, check = Source(root), matcher(include, exclude), NameCheck(NameRules())
-    for relative, path in _walk(root, ""):
+    for relative, path in _walk(root, "", matcher((), exclude)):
         is_empty_folder = relative.endswith("/")
         if not match.match(relative.rstrip("/")):
             continue
@@ -73,10 +74,11 @@ def folder_source(root: Path, include: Iterable[str] = (), exclude: Iterable[str
     return source
 
 
-def _walk(folder: Path, shown: str) -> Iterator[tuple[str, Path]]:
+def _walk(folder: Path, shown: str, wanted: re.Pattern[str]) -> Iterator[tuple[str, Path]]:
     """Give what is there in the order of whole names: a folder sorts by its name with a `/`.
 
-    A folder is given itself, by that name, where nothing is in it.
+    A folder is given itself, by that name, where nothing is in it. Into one that is left out with all
+    below it nobody looks.
     """
     try:
         with os.scandir(folder) as entries:
@@ -89,7 +91,8 @@ def _walk(folder: Path, shown: str) -> Iterator[tuple[str, Path]]:
         yield shown, folder
     for name in found:
         if name.endswith("/"):
-            yield from _walk(folder / name[:-1], f"{shown}{name}")
+            if wanted.match(f"{shown}{name[:-1]}"):
+                yield from _walk(folder / name[:-1], f"{shown}{name}", wanted)
         else:
             yield f"{shown}{name}", folder / name
 

@@ -57,7 +57,7 @@ class Ahead(Protocol):
 class Wrapped(Generic[Result]):
     """A request that was begun, with something around its end."""
 
-    __slots__ = ("_around", "_dropped", "_pending", "went_on")
+    __slots__ = ("_around", "_dropped", "_pending")
 
     def __init__(
         self,
@@ -67,8 +67,6 @@ class Wrapped(Generic[Result]):
     ) -> None:
         """Take over a request: `around` is given what finishes it, `dropped` is called where nobody does."""
         self._pending, self._around, self._dropped = pending, around, dropped
-        self.went_on = False
-        """Whether another request was made than the one that was begun with."""
 
     @property
     def is_under_way(self) -> bool:
@@ -77,9 +75,7 @@ class Wrapped(Generic[Result]):
 
     def go_on(self) -> bool:
         """Make the next request, where several are needed."""
-        goes_on = self._pending.go_on()
-        self.went_on = self.went_on or goes_on
-        return goes_on
+        return self._pending.go_on()
 
     def finish(self) -> Result:
         """Wait for the answer and return it."""

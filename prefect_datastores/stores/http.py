@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from prefect_datastores.disk import descriptor_limit
 from prefect_datastores.errors import (
     ConfigurationError,
     DatastoreError,
@@ -27,7 +28,6 @@ from prefect_datastores.errors import (
     ServiceBusy,
     TransferError,
 )
-from prefect_datastores.files import descriptor_limit
 from prefect_datastores.redaction import scrub
 from prefect_datastores.stores.connection import Answer, ClosedEarly, Connection, Receive
 from prefect_datastores.stores.network import address_of, proxy_for, tls_context

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from prefect_datastores.disk import local_error
 from prefect_datastores.errors import (
     ContainerNotFound,
     IntegrityError,
@@ -22,8 +23,9 @@ from prefect_datastores.errors import (
     SourceChanged,
     UnsafeName,
 )
-from prefect_datastores.files import Folder, PartFile, local_error
+from prefect_datastores.files import Folder
 from prefect_datastores.names import NameRules, ObjectName, RelativePath
+from prefect_datastores.part_files import PartFile
 from prefect_datastores.stores.base import (
     NO_EXTRAS,
     Capabilities,

@@ -12,7 +12,9 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
+from typing import Generic
 
 from prefect_datastores.errors import (
     AccessError,
@@ -126,6 +128,48 @@ def _given_up(what: str, attempts: int, error: DatastoreError) -> DatastoreError
     return type(error)(str(error))
 
 
+class _Retried(Generic[Result]):
+    """A request that was begun, and is made anew where its answer says so.
+
+    It refers to nothing that refers to it: there is one for each object of a transfer, and the
+    collector of circles would take longer than the rest.
+    """
+
+    __slots__ = ("_call", "_pending", "_request", "_since")
+
+    def __init__(
+        self,
+        pending: Pending[Result],
+        request: Callable[[], Result],
+        call: Callable[..., Result],
+        *,
+        since: float,
+    ) -> None:
+        """Take over what was begun at `since`; `call` makes the tries, and `request` is all but the first."""
+        self._pending, self._request, self._call = pending, request, call
+        self._since = since if pending.is_under_way else None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._pending.is_under_way
+
+    def go_on(self) -> bool:
+        if goes_on := self._pending.go_on():
+            self._since = None  # the answer is another request's than that of then
+        return goes_on
+
+    def finish(self) -> Result:
+        tries = chain([self._pending.finish], repeat(self._request))
+
+        def once() -> Result:
+            return next(tries)()
+
+        return self._call(request=once, since=self._since)
+
+    def drop(self) -> None:
+        self._pending.drop()
+
+
 class RetryingStore(DecoratedStore):
     """`inner`, with each of its requests tried again as the policy says."""
 
@@ -157,19 +201,9 @@ class RetryingStore(DecoratedStore):
             pending = begin()
         except DatastoreError as error:
             pending = Failed(error)
-        since = sent if pending.is_under_way else None
-
-        def finish(first: Callable[[], Result]) -> Result:
-            tries = chain([first], repeat(request))
-
-            def once() -> Result:
-                return next(tries)()
-
-            sent_first = since if not wrapped.went_on else None
-            return self._policy.call(what, once, self._tell, since=sent_first)
-
-        wrapped = Wrapped(pending, finish)
-        return wrapped
+        return _Retried(
+            pending, request, partial(self._policy.call, what, tell=self._tell), since=sent
+        )
 
     def begin_write(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from prefect_datastores.stores.azure import AzureService
@@ -27,7 +28,7 @@ class Stepwise(Generic[Result]):
         self._asking: Asking | None = None
         self._fault: BaseException | None = None
         self._result: list[Result] = []
-        self._step(lambda: next(steps))
+        self._step(partial(next, steps))
         if self._asking is None and self._fault is not None:
             raise self._fault
 
@@ -64,10 +65,9 @@ class Stepwise(Generic[Result]):
         try:
             answer = asking.finish()
         except Exception as error:  # noqa: BLE001 - the steps know what to do with it
-            fault = error
-            self._step(lambda: self._steps.throw(fault))
+            self._step(partial(self._steps.throw, error))  # a name for it here would be a circle
         else:
-            self._step(lambda: self._steps.send(answer))
+            self._step(partial(self._steps.send, answer))
 
     def _step(self, step: Callable[[], Request]) -> None:
         """Go to the next request, and make it."""

@@ -28,8 +28,10 @@ class PrefectServer:
         return f"{self.ui_url}/api"
 
 
-def start(folder: Path, python: str = sys.executable, port: int = 0) -> PrefectServer:
-    """Start the Prefect that `python` has, with its log and all its data in `folder`."""
+def start(
+    folder: Path, python: str = sys.executable, database: str = "", port: int = 0
+) -> PrefectServer:
+    """Start the Prefect that `python` has, with its log in `folder`, and its data there or in the database."""
     port = port or free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {
@@ -39,6 +41,8 @@ def start(folder: Path, python: str = sys.executable, port: int = 0) -> PrefectS
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
     }
+    if database:
+        env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     command = [python, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port)]
     probe = f"http://{_HOST}:{port}/api/health"
     server = Server.start(command, probe=probe, log=folder / "prefect-server.log", env=env)

@@ -53,11 +53,17 @@ class Server:
     pid: int
     log: str
     probe: str
-    """An address that answers once the server is ready."""
+    """An address that answers once the server is ready, where it speaks HTTP."""
 
     @classmethod
     def start(
-        cls, command: Sequence[str], *, probe: str, log: Path, env: Mapping[str, str] | None = None
+        cls,
+        command: Sequence[str],
+        *,
+        probe: str = "",
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
     ) -> "Server":
         """Start it, and do not wait for it.
 
@@ -70,6 +76,7 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=env,
+                user=user,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, looked up before
             )
