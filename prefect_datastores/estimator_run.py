@@ -44,6 +44,7 @@ from prefect_datastores.scripts.source import (
 from prefect_datastores.settings import scratch_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.supervision.watched import watched
 from prefect_datastores.tasks import (
     as_they_end,
     cancellation_scope,
@@ -56,11 +57,13 @@ from prefect_datastores.tasks import (
     upload_of,
 )
 from prefect_datastores.transfers import as_available, preflight
+from prefect_datastores.workspaces import is_part
 
 _VARIABLE = re.compile(
     r"\$(?:AZUREML_DATAREFERENCE_(?P<bare>\w+)|\{AZUREML_DATAREFERENCE_(?P<braced>\w+)\})", re.ASCII
 )
 _WATCH_SECONDS = 2.0
+_DATA = "data"
 
 
 def with_outputs(references: list[DataReference], name: str, run_id: str) -> list[DataReference]:
@@ -128,6 +131,7 @@ class EstimatorRun:
     def run(self) -> dict[str, Any] | State[Any]:
         """Return where the outputs are, or the state of a run that was cancelled from Prefect."""
         with (
+            watched(self._root, keep=self._spec.keep != "never"),
             cancellation_scope() as (scope, cancellation),
             mounts_of(scope),
             checkpoints_of(scope) as kept,
@@ -208,8 +212,7 @@ class EstimatorRun:
 
     def _bring_source(self, scope: str) -> list[PrefectFuture[Any]]:
         """Copy the source to where it runs; return the task run that brought it, if one did."""
-        shutil.rmtree(self._root, ignore_errors=True)  # of an earlier try of the same run
-        self._root.mkdir(parents=True, mode=0o700)
+        _begin_anew(self._root)
         source = Path(self._spec.source_directory)
         brought: list[PrefectFuture[Any]] = []
         if self._spec.snapshot is not None:
@@ -268,7 +271,7 @@ class EstimatorRun:
     def _place(self, reference: DataReference) -> Path:
         if reference.path_on_compute:
             return self._code / reference.path_on_compute
-        return self._root / "data" / reference.name
+        return self._root / _DATA / reference.name
 
     def _make_upload_place(self, reference: DataReference) -> Path:
         place = self._place(reference)
@@ -360,6 +363,29 @@ class EstimatorRun:
                 run_log().info("The run's folder is kept: %s", self._root)
         else:
             shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _begin_anew(root: Path) -> None:
+    """Make a run's folder, without what an earlier try of the run left but for the parts of its downloads."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in root.iterdir():
+        if path.name != _DATA or path.is_symlink():
+            _remove(path)
+            continue
+        for place in path.iterdir():
+            if place.is_symlink() or not place.is_dir():  # a link leads to what was mounted
+                _remove(place)
+                continue
+            for inside in place.iterdir():
+                if not is_part(inside.name):
+                    _remove(inside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -162,6 +162,11 @@ def journals_root() -> Path:
     return get_current_settings().home / "datastores" / "journals"
 
 
+def notes_root() -> Path:
+    """Return the folder in which processes with runs write down what would be left of them; it need not exist."""
+    return get_current_settings().home / "datastores" / "runs"
+
+
 def this_compute() -> str | None:
     """Return where this is, as the matrix of computes calls it; None where nobody said it."""
     return DatastoresSettings().compute

@@ -26,6 +26,7 @@ from prefect_datastores.references import DataReference, When, check_references
 from prefect_datastores.settings import scratch_root, this_compute
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.report import TransferReport
+from prefect_datastores.supervision.watched import watched
 from prefect_datastores.tasks import (
     cancellation_scope,
     checkpoint,
@@ -138,6 +139,7 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
         self._references = ready
         with ExitStack() as exits:
             root = scratch_root() / "stages" / uuid.uuid4().hex
+            exits.enter_context(watched(root, keep=False))
             exits.callback(shutil.rmtree, root, ignore_errors=True)
             self._scope, _ = exits.enter_context(cancellation_scope(self._stop))
             self._mounts = exits.enter_context(mounts_of(self._scope))

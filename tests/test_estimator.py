@@ -13,6 +13,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from prefect.exceptions import CancelledRun, ParameterTypeError
 from prefect.states import Cancelling
 from servers.azurite import Azurite
 from servers.faults import Fault
+from small_stores import PART
 
 from prefect_datastores import (
     DataReference,
@@ -47,8 +49,9 @@ from prefect_datastores.errors import (
     UnsafeName,
 )
 from prefect_datastores.estimator_spec import EstimatorSpec
+from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.listed import list_objects
-from prefect_datastores.testing import names_below, put
+from prefect_datastores.testing import content_of, names_below, put
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "scratch")
 
@@ -909,7 +912,7 @@ def test_a_killed_run_takes_its_script_with_it(long: Any) -> None:
     assert set(pids) <= set(below)
     os.kill(run._process.pid, signal.SIGKILL)
     wait_until_gone(*below)
-    with pytest.raises(DatastoreError, match="process ended with code -9"):
+    with pytest.raises(DatastoreError, match="is gone and did not say why"):
         run.wait_for_completion()
     assert state_of(run_id)["type"] == "CRASHED"
 
@@ -1090,6 +1093,32 @@ def test_a_run_that_prefect_tries_again_begins_anew(
     result = flow.with_options(retries=1)()
     assert result["run_id"]
     assert mark.exists()
+
+
+def test_a_run_that_prefect_tries_again_goes_on_with_its_downloads(
+    estimate: Callable[..., Estimator],
+    name: Callable[[], str],
+    blob_place: RemotePlace,
+    scratch: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BlobStore, "flat", replace(BlobStore.flat, part_size=PART))
+    put(blob_place.store, "data/large", content_of(8 * PART))
+
+    def parts_are_there() -> bool:
+        journals = scratch.rglob("data/*/.pds-*/journal")
+        return any(journal.read_bytes().count(b"\n") > 5 for journal in journals)
+
+    # The last but one part is refused, when most of the others are there.
+    match = r"GET \S+/data/large"
+    once = Fault(match, "answer", status=403, skip=6, meanwhile=lambda: wait_for(parts_are_there))
+    with blob_place.through(once) as seen:
+        data = blob_place.register(name(), seen.ports)
+        code = "import os; assert os.listdir(os.environ['DATASTORE_DATA']) == ['large']"
+        est = estimate(code, data.path("data", "data").as_download(cache=False))
+        assert est.as_flow().with_options(retries=1)()["run_id"]
+        assert seen.proxy.count(match) <= 8 + 4
 
 
 def test_a_result_that_may_not_replace_what_is_there_is_refused_before_the_script(

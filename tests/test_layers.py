@@ -44,7 +44,7 @@ LAYERS = [
             "transfers",
             "estimator_spec",
         ),
-        "deployments",
+        *("deployments", "supervision"),
     },
     {"estimator", "estimator_run", "estimator_parameters"},
     {"azureml", "cli", "demo", "deployed", "submitted", ""},

@@ -388,7 +388,7 @@ def test_a_shell_mounts_and_unmounts(tmp_path: Path, here: Path, end: str) -> No
     wait(lambda: any(one.get("opened") == len(FILES) for one in said("mounts")), 20)
     (one,) = said("mounts")
     assert (one["reference"], one["folder"]) == (f"{name}:mnist", str(here / "data"))
-    assert said("doctor") == {"removed": [], "left": [], "late": []}
+    assert said("doctor") == {"removed": [], "left": [], "late": [], "ended": []}
     if end == "unmount":
         assert said("unmount", "data") == {"unmounted": "data"}
     else:
@@ -424,5 +424,10 @@ def test_the_doctor_removes_what_a_kill_left(raw: LocalDatastore) -> None:
         point = s.data.resolve()
         kill_the_server()
         assert said("mounts")[0]["served"] is False
-        assert said("doctor") == {"removed": [str(point.parent)], "left": [], "late": []}
+        assert said("doctor") == {
+            "removed": [str(point.parent)],
+            "left": [],
+            "late": [],
+            "ended": [],
+        }
     no_mount_is_left()

@@ -151,4 +151,4 @@ def test_a_shell_writes_to_a_mount_and_the_doctor_stores_what_a_kill_left(
     (late,) = said("doctor")["late"]
     assert (late["title"], late["stored"], late["unstored"]) == (f"{name}:out", ["out/b"], [])
     assert tree(tmp_path / "raw") == {"out/a": b"a", "out/b": b"b"}
-    assert said("doctor") == {"removed": [], "left": [], "late": []}
+    assert said("doctor") == {"removed": [], "left": [], "late": [], "ended": []}

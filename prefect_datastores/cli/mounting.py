@@ -18,6 +18,7 @@ from prefect_datastores.mounting.advice import summary
 from prefect_datastores.mounts import StoredLate, mounted, store_left
 from prefect_datastores.settings import mounts_root
 from prefect_datastores.staging.report import human_bytes, plural
+from prefect_datastores.supervision.settle import Settled, settle_left
 
 _LOOK_SECONDS = 0.5
 
@@ -125,16 +126,31 @@ def _time(seconds: float) -> str:
 @as_json
 @errors_told
 def doctor(as_json: bool) -> None:
-    """Clean what killed runs left mounted on this machine, and store what was written to it and closed."""
+    """Clean what killed runs left on this machine, report them, and store what was written to their mounts and closed."""
+    ends = settle_left(seconds=0.0)
     late = store_left()
     gone = [str(folder) for folder in lease.clean(mounts_root())]
     left = [str(one.point) for one in lease.mounts(mounts_root()) if one.is_left]
     lines = [f"Removed {folder}." for folder in gone] + [
         f"{point} could not be unmounted." for point in left
     ]
-    value = {"removed": gone, "left": left, "late": [asdict(one) for one in late]}
+    lines += [line for one in ends for line in (*one.told, *_not_told(one))]
+    value = {
+        "removed": gone,
+        "left": left,
+        "late": [asdict(one) for one in late],
+        "ended": [asdict(one) for one in ends],
+    }
     lines += [line for one in late for line in _lines_of(one)]
     print_value(value, "\n".join(lines) or "All is well.", json_wanted=as_json)
+
+
+def _not_told(end: Settled) -> list[str]:
+    if not end.reason:
+        return []
+    return [
+        f"Prefect's server could not be told what became of process {end.process}: {end.reason}"
+    ]
 
 
 def _lines_of(late: StoredLate) -> list[str]:

@@ -121,10 +121,10 @@ def _wait(
 
 
 def _make_sure(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the guard; kill its group should it hang."""
-    try:
+    """Wait for the guard; kill its group should it hang, or have been killed itself."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    if process.returncode is None or process.returncode < 0:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

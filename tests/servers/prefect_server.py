@@ -28,9 +28,11 @@ class PrefectServer:
         return f"{self.ui_url}/api"
 
 
-def start(folder: Path, python: str = sys.executable, database: str = "") -> PrefectServer:
+def start(
+    folder: Path, python: str = sys.executable, database: str = "", port: int = 0
+) -> PrefectServer:
     """Start the Prefect that `python` has, with its log in `folder`, and its data there or in the database."""
-    port = free_port()
+    port = port or free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {
         "PREFECT_HOME": str(folder / "prefect-server"),
