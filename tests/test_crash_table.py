@@ -69,7 +69,7 @@ def exits(cell: Cell) -> None:
 RESCHEDULE = (("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR", "reschedule"),)
 DOWNLOAD, MOUNT, UPLOAD = ("download",), ("mount",), ("upload",)
 GONE = r"process \(\d+ on .*\) is gone and did not say why"
-# Some at a time: more are too much for the SQLite behind Prefect's server.
+# Some at a time: each is a process that imports Prefect, and there may be two cores.
 RUNS = [
     Event("cancel", "worker", cancel, "CANCELLED"),
     Event("cancel async", "worker", cancel, "CANCELLED", flow="async"),
