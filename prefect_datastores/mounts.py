@@ -16,8 +16,15 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.datastores.registry import Datastore, resolve
 from prefect_datastores.display import run_log
-from prefect_datastores.errors import ConfigurationError, DatastoreError, MountError, ObjectNotFound
+from prefect_datastores.errors import (
+    ConfigurationError,
+    DatastoreError,
+    MountError,
+    ObjectNotFound,
+    PlaceTaken,
+)
 from prefect_datastores.linked import place_of
+from prefect_datastores.mounting import lease
 from prefect_datastores.mounting.advice import summary, table
 from prefect_datastores.mounting.mount import Mount, mount
 from prefect_datastores.mounting.pending import Left, Unstored, left
@@ -102,6 +109,27 @@ def _store_one(one: Left, sender: Sender) -> StoredLate:
         return StoredLate(one.title, unclosed=(*unclosed, *one.drafts()), reason=str(error))
 
 
+def _lead(link: Path, place: Path) -> None:
+    """Have a link lead to a place; one that a killed run left there gives way.
+
+    Raises:
+        PlaceTaken: something else is there, or the mount of a run that goes on.
+    """
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        link.symlink_to(place)
+    except FileExistsError:
+        there = link.readlink() if link.is_symlink() else None
+        if there is None or not (there == place or lease.is_over(mounts_root(), there)):
+            what = f"a link to {there}" if there else "something"
+            raise PlaceTaken(
+                f"{link} is to be a link to what is mounted, and {what} is there already. Remove it, or name another "
+                "path_on_compute."
+            ) from None
+        link.unlink(missing_ok=True)
+        link.symlink_to(place)
+
+
 @dataclass
 class _Held:
     """One mount of a scope."""
@@ -136,8 +164,7 @@ class Mounts:
             if link is not None:
                 # A file stands in a folder of its own, under its own name, as one that is downloaded.
                 link = link / made.name if made.name else link
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(made.path)
+                _lead(link, made.path)
         except BaseException:
             made.unmount(0.0)
             raise
@@ -165,8 +192,7 @@ class Mounts:
         if link is None:
             return place
         link = link / place.name if place.is_file() else link
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(place)
+        _lead(link, place)
         with self._lock:
             self._held.append(_Held(reference, None, link))
         return link

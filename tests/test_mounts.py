@@ -39,9 +39,11 @@ from prefect_datastores import (
     staged,
 )
 from prefect_datastores.datastores.base import FileDatastore
-from prefect_datastores.errors import MountError, ObjectNotFound
+from prefect_datastores.errors import MountError, ObjectNotFound, PlaceTaken
 from prefect_datastores.mounting import lease
+from prefect_datastores.mounts import Mounts
 from prefect_datastores.settings import mounts_root
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.testing import content_of
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -416,6 +418,24 @@ def test_what_cannot_be_mounted_is_told(tmp_path: Path, here: Path) -> None:
         done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
         assert (done.returncode, says in done.stderr) == (code, True), done.stderr
         assert not (here / "data").exists()
+    no_mount_is_left()
+
+
+def test_the_link_of_a_run_that_was_killed_gives_way_and_nothing_else_does(
+    raw: LocalDatastore, tmp_path: Path
+) -> None:
+    reference, link = raw.path("mnist").as_mount(), tmp_path / "place/data"
+    killed, next_run, refused = Mounts(), Mounts(), Mounts()
+    killed.add(reference, link, Cancellation())
+    kill_the_server()
+    assert tree(next_run.add(reference, link, Cancellation())) == FILES
+    for place, what in ((link, "a link to"), (tmp_path / "raw", "something")):
+        with pytest.raises(PlaceTaken, match=f"{place} is to be a link .* {what}"):
+            refused.add(reference, place, Cancellation())
+    assert tree(link) == FILES
+    next_run.close()
+    with pytest.raises(MountError):
+        killed.close()
     no_mount_is_left()
 
 

@@ -136,6 +136,14 @@ def at(root: Path, point: Path) -> Found | None:
     return next((found for found in mounts(root) if found.point in wanted), None)
 
 
+def is_over(root: Path, path: Path) -> bool:
+    """Tell whether a path lies in a mount below the root which is gone, or which nobody serves any more."""
+    if root not in path.parents:
+        return False
+    folder = root / path.relative_to(root).parts[0]
+    return not folder.exists() or Found(folder, read(folder / LEASE)).is_left
+
+
 def end(found: Found, seconds: float = 15.0) -> None:
     """Have a mount's process unmount it, and return when it is gone; one that nobody serves is removed.
 
