@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -332,7 +333,9 @@ class RemotePlace(Place):
 
     def destroy(self) -> None:
         query, headers = (("restype", self.resource),), self.with_all
-        self.service.request("DELETE", query=query, headers=headers)
+        # A connection that nobody used for seconds may be closed while this is sent.
+        delete = partial(self.service.request, "DELETE", query=query, headers=headers)
+        RetryPolicy().call("remove it", delete)
 
     def remove(self) -> None:
         with suppress(ContainerNotFound):

@@ -132,6 +132,7 @@ def run_by_form(tab: PrefectPage) -> None:
     """Find the deployment, and run it with another number, other data, and another place of the results."""
     page, main = tab.page, tab.page.locator("main")
     tab.open("/deployments")
+    page.get_by_placeholder("Search deployments").fill("train-mnist")  # among those of other tests
     main.get_by_role("row", name="train-mnist").get_by_role("link", name="nightly").click()
     page.get_by_role("button", name="Run", exact=True).click()
     tab.picture("journey-deployment")
