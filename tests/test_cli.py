@@ -1,4 +1,4 @@
-"""The command line as a person uses it: a process, its output, its exit code."""
+"""The command line: what it does and prints, and its exit codes."""
 
 import json
 import os
@@ -38,7 +38,18 @@ def name() -> str:
     return f"cli_{uuid.uuid4().hex[:10]}"
 
 
-def run(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, code: int = 0, **environment: str) -> Result:
+    """Run a command in this process, which has imported Prefect already."""
+    given = [*map(str, arguments)]
+    done = CliRunner().invoke(main, given, env=environment, prog_name="prefect-datastores")
+    assert done.exit_code == code, done.output
+    return done
+
+
+def run_apart(
+    *arguments: object, code: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person does."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect_datastores.cli", *map(str, arguments)],
         env={**os.environ, **environment},
@@ -55,12 +66,12 @@ def test_data_goes_in_and_out_of_a_local_datastore(name: str, tmp_path: Path) ->
     (tmp_path / "in/a.txt").write_text("a")
     (tmp_path / "in/sub/b.csv").write_text("b")
     run("register", "local", name, tmp_path / "store")
-    uploaded = json.loads(run("upload", tmp_path / "in", f"{name}:data", "--json").stdout)
+    uploaded = json.loads(run_apart("upload", tmp_path / "in", f"{name}:data", "--json").stdout)
     assert (uploaded["count"], uploaded["bytes"]) == (2, 2)
     listed = json.loads(run("ls", f"{name}:data", "--json").stdout)
     assert [item["name"] for item in listed] == ["data/a.txt", "data/sub/b.csv"]
     assert "2 objects, 2 B" in run("plan", f"{name}:data").stdout
-    run("download", f"{name}:data", tmp_path / "out", "--include", "*.csv")
+    run_apart("download", f"{name}:data", tmp_path / "out", "--include", "*.csv")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["b.csv"]
     again = json.loads(run("upload", tmp_path / "in/a.txt", name, "--json").stdout)
     assert again["objects"][0]["name"] == "a.txt"
@@ -112,7 +123,7 @@ def test_check_says_that_the_key_is_wrong(
 
 
 def test_exit_codes_tell_what_happened(name: str, tmp_path: Path) -> None:
-    assert "No datastore is registered as" in run("show", name, code=3).stderr
+    assert "No datastore is registered as" in run_apart("show", name, code=3).stderr
     run("register", "local", name, tmp_path)
     assert "is registered already" in run("register", "local", name, tmp_path, code=2).stderr
     assert "There is nothing at" in run("ls", f"{name}:nothing", code=3).stderr
@@ -154,7 +165,7 @@ def test_help_of_each_command_says_what_it_does(command: str) -> None:
 
 
 def test_a_server_that_does_not_answer_is_said() -> None:
-    done = run("list", "--json", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+    done = run_apart("list", "--json", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "Prefect's server does not answer at http://127.0.0.1:9/api" in done.stderr
     assert json.loads(done.stdout)["error"] == "DatastoreError"
 

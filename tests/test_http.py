@@ -563,9 +563,11 @@ def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_does_not_speak_tls_is_told(authority: trustme.CA) -> None:
-    with wire(says(ok())) as heard, client(heard, "https") as http:
-        with pytest.raises(EndpointUnreachable, match="No secure connection"):
-            http.send("GET", "/", {})
+    with wire(says(ok())) as heard:
+        address = f"https://127.0.0.1:{heard.port}"
+        with closing(HttpClient(address, Timeouts(connect=1.0))) as http:
+            with pytest.raises(EndpointUnreachable, match="No secure connection"):
+                http.send("GET", "/", {})
 
 
 # -- proxies ----------------------------------------------------------------------------------------
