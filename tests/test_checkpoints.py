@@ -247,19 +247,19 @@ def test_a_run_that_is_killed_leaves_its_newest_checkpoint(
 
 
 def test_a_cancelled_run_stores_its_last_state(
-    kept: Place, register: Callable[..., FileDatastore], estimate: Estimate, tmp_path: Path
+    blob_place: Place, register: Callable[..., FileDatastore], estimate: Estimate, tmp_path: Path
 ) -> None:
-    models = register(kept)
+    models = register(blob_place)
     run = estimate(models, "wait").submit()
     wait_for((tmp_path / "saved").exists)
-    assert pointer_of(kept.store, "ckpt/job") is None
+    assert pointer_of(blob_place.store, "ckpt/job") is None
     asked = time.monotonic()
     run.cancel()
     with pytest.raises(CancelledRun):
         run.wait_for_completion()
     assert time.monotonic() - asked < 60
-    assert shown(kept, tmp_path) == state(1)
-    assert not finished(kept)
+    assert shown(blob_place, tmp_path) == state(1)
+    assert not finished(blob_place)
 
 
 IN_PROCESS = """
