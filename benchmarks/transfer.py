@@ -52,7 +52,7 @@ of the work: for clients in Python from the end of their imports to the end of t
 imported Prefect already. rclone and AzCopy are started anew by every use, so all of their process is the work. "whole
 s", "whole CPU s" and the peak of memory are of the process, start and imports included, for all alike. Before each, as
 much memory as it may use is used and freed, so that nobody pays for what the machine hands out for the first time.
-`ours` is as it comes, with 128 small objects under way; the others are told to have {AT_ONCE}. `ours`, rclone and
+`ours` is as it comes, with 256 small objects under way; the others are told to have {AT_ONCE}. `ours`, rclone and
 AzCopy verify; `ours` alone flushes every file (which costs nothing in memory), and keeps what it downloads in its
 cache, from which "{AGAIN}" takes it. {", ".join(sorted(TENTH))} have a tenth of the small files and of the
 listing, because the run would take too long, and their ratio there is of ten times their seconds. AzCopy lists no

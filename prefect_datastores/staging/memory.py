@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from prefect_datastores.staging.cancellation import Cancellation
 
 SMALL = 2**20
-"""Bytes up to which memory is not worth keeping, nor an object of one part worth another thread."""
+"""Bytes up to which an object of one part is not worth another thread."""
+_WORTH_KEEPING = 2**17
+"""Bytes from which on memory costs more to get from the system, page by page, than to keep."""
 _AHEAD = 0.25
 _PATIENCE_SECONDS = 0.2
 
@@ -101,7 +103,7 @@ class MemoryBudget:
         piece.release()
         with self._freed:
             self._used -= room
-            if room > SMALL and self._kept_bytes + self._used + room <= self._most:
+            if room > _WORTH_KEEPING and self._kept_bytes + self._used + room <= self._most:
                 self._kept.setdefault(room, []).append(whole)  # type: ignore[arg-type]
                 self._kept_bytes += room
             self._freed.notify()
@@ -109,9 +111,9 @@ class MemoryBudget:
 
 def _room(size: int) -> int:
     """Return the length of the piece that holds `size` bytes: few lengths, so that pieces fit again."""
-    if size <= SMALL:
+    if size <= _WORTH_KEEPING:
         return size
-    room = SMALL
+    room = _WORTH_KEEPING
     while room < size:
         room *= 2
     return room

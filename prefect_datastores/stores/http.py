@@ -34,7 +34,7 @@ from prefect_datastores.stores.network import address_of, proxy_for, tls_context
 
 _log = logging.getLogger("prefect_datastores.http")
 # Connections that are made ahead, and the threads that make them.
-_FEW_MORE, _MOST_MORE, _MAKERS = 16, 128, 16
+_FEW_MORE, _MOST_MORE, _MAKERS = 16, 256, 16
 _MAKER_SECONDS = 1.0  # how long a client that is closed waits for one
 _WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 
