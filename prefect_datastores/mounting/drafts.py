@@ -9,7 +9,8 @@ import threading
 
 from prefect_datastores.disk import local_error
 from prefect_datastores.errors import DatastoreError, IntegrityError
-from prefect_datastores.mounting.contents import Answer, Contents, Parts
+from prefect_datastores.mounting.answers import Answer, Parts
+from prefect_datastores.mounting.contents import Contents
 from prefect_datastores.mounting.pending import Drafts
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file

@@ -24,7 +24,7 @@ FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 43, 44, 45, 46, 47
 
 # What is agreed upon at the beginning.
 ASYNC_READ, BIG_WRITES = 1 << 0, 1 << 5
-DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 13, 1 << 14
+DO_READDIRPLUS = 1 << 13
 PARALLEL_DIROPS, MAX_PAGES, INIT_EXT = 1 << 18, 1 << 22, 1 << 30
 EXPLICIT_INVAL_DATA, PASSTHROUGH = 1 << 25, 1 << 37
 
@@ -259,6 +259,12 @@ def forgotten(request: Request) -> Sequence[tuple[int, int]]:
     begin = _BATCH_IN.size
     pairs = request.body[begin : begin + count * _ONE_FORGET.size]
     return list(_ONE_FORGET.iter_unpack(pairs))
+
+
+def line_length(name: bytes, *, plus: bool) -> int:
+    """Return how long one line of a folder is, which may have attributes in it."""
+    size = _DIRENT.size + len(name)
+    return size + -size % 8 + (_ENTRY.size + _ATTR.size if plus else 0)
 
 
 def directory_entry(node: int, offset: int, name: bytes, mode: int) -> bytes:

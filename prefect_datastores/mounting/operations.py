@@ -11,8 +11,9 @@ import stat
 import threading
 import time
 
+from prefect_datastores.mounting.answers import Answer
 from prefect_datastores.mounting.beside import Beside
-from prefect_datastores.mounting.contents import Answer, Contents, Opened
+from prefect_datastores.mounting.contents import Contents, Opened
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import LONGEST, Listing
 from prefect_datastores.mounting.kernel import FOREVER, Attributes

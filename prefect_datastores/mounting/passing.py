@@ -7,7 +7,8 @@ import fcntl
 import logging
 
 from prefect_datastores.mounting import kernel
-from prefect_datastores.mounting.contents import Opened, Version
+from prefect_datastores.mounting.contents import Opened
+from prefect_datastores.mounting.fetching_large import Version
 from prefect_datastores.mounting.kernel import Request
 from prefect_datastores.mounting.operations import Operations
 from prefect_datastores.mounting.session import Session

@@ -7,14 +7,13 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Protocol
 
 from prefect_datastores.errors import DatastoreError
 from prefect_datastores.mounting import kernel
-from prefect_datastores.mounting.contents import Answer, Parts
+from prefect_datastores.mounting.answers import Answer, Parts
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import Listing
 from prefect_datastores.mounting.kernel import Request
@@ -27,12 +26,13 @@ _WANTED = (
     kernel.ASYNC_READ
     | kernel.BIG_WRITES
     | kernel.DO_READDIRPLUS
-    | kernel.READDIRPLUS_AUTO
     | kernel.PARALLEL_DIROPS
     | kernel.MAX_PAGES
     | kernel.EXPLICIT_INVAL_DATA
     | kernel.INIT_EXT
 )
+_NO_ENTRIES = (".", "..")
+"""What each folder shows first."""
 _LOOKING = {kernel.LOOKUP, kernel.OPENDIR}
 _UNANSWERED = {kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT}
 _CHANGES = {
@@ -255,7 +255,7 @@ class Session:
         listing = self._operations.listing(request.node)
         with self._lock:
             handle, self._next = self._next, self._next + 1
-            self._listings[handle] = (listing, list(listing))
+            self._listings[handle] = (listing, [*_NO_ENTRIES, *listing])
         flags = kernel.KEEP_CACHE | kernel.CACHE_DIR if self._operations.valid_seconds else 0
         self._answer(request, kernel.open_reply(handle, flags))
 
@@ -264,39 +264,30 @@ class Session:
         listing, names = self._listings[asked.handle]
         plus = request.opcode == kernel.READDIRPLUS
         out, room = [], asked.size
-        for line in self._lines(request.node, listing, names, asked.offset, plus=plus):
-            made = line()
-            room -= len(made)
-            if room < 0:
+        for place in range(asked.offset, len(names)):
+            raw = names[place].encode()
+            room -= kernel.line_length(raw, plus=plus)
+            if room < 0:  # before a lookup is counted that nobody is told of
                 break
-            out.append(made)
+            out.append(self._line(request.node, listing, raw, place, plus=plus))
         self._answer(request, b"".join(out))
 
-    def _lines(
-        self, node: int, listing: Listing, names: list[str], offset: int, *, plus: bool
-    ) -> Iterator[Callable[[], bytes]]:
-        """Give what makes each line, from one on: a lookup is counted only of what is told."""
-        for place in (0, 1):
-            if offset <= place:
-                of = self._operations.stat(node) if place == 0 else self._operations.parent(node)
-                make = kernel.directory_entry_known if plus else _plain_line
-                yield lambda make=make, of=of, place=place: make(
-                    of, place + 1, b".." if place else b"."
-                )  # type: ignore[misc]
-        begin = max(0, offset - 2)
-        for place, name in enumerate(islice(names, begin, None), begin + 3):
-            yield lambda name=name, place=place: self._line(node, listing, name, place, plus=plus)  # type: ignore[misc]
-
-    def _line(self, node: int, listing: Listing, name: str, place: int, *, plus: bool) -> bytes:
-        raw = name.encode()
+    def _line(self, node: int, listing: Listing, raw: bytes, place: int, *, plus: bool) -> bytes:
+        """Return a line of a folder; the next one is asked for by the place after it."""
+        after = place + 1
+        if place < len(_NO_ENTRIES):
+            of = self._operations.parent(node) if place else self._operations.stat(node)
+            if plus:
+                return kernel.directory_entry_known(of, after, raw)
+            return kernel.directory_entry(of.node, after, raw, of.mode)
+        name = raw.decode()
+        mode = 0o040000 if listing[name] is None else 0o100000
         if not plus:
-            mode = 0o040000 if listing[name] is None else 0o100000
-            return kernel.directory_entry(0xFFFFFFFF, place, raw, mode)
-        of = self._operations.entry(node, name, listing)
-        if of is None:
-            mode = 0o040000 if listing[name] is None else 0o100000
-            return kernel.directory_entry_gone(place, raw, mode)
-        return kernel.directory_entry_plus(of, place, raw, self._operations.valid_seconds)
+            return kernel.directory_entry(0xFFFFFFFF, after, raw, mode)
+        found = self._operations.entry(node, name, listing)
+        if found is None:
+            return kernel.directory_entry_gone(after, raw, mode)
+        return kernel.directory_entry_plus(found, after, raw, self._operations.valid_seconds)
 
     def _release_folder(self, request: Request) -> None:
         self._listings.pop(kernel.handle_of(request.body), None)
@@ -336,7 +327,3 @@ class Session:
         handle = kernel.handle_of(request.body)
         self._answer(request)
         self._operations.close(handle)
-
-
-def _plain_line(of: kernel.Attributes, offset: int, name: bytes) -> bytes:
-    return kernel.directory_entry(of.node, offset, name, of.mode)

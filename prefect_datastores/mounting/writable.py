@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from prefect_datastores.errors import FolderNotEmpty, ObjectNotFound, UnsafeName
-from prefect_datastores.mounting.contents import Answer
+from prefect_datastores.mounting.answers import Answer
 from prefect_datastores.mounting.faults import Faults, Refused
 from prefect_datastores.mounting.folders import LONGEST, Listing
 from prefect_datastores.mounting.kernel import FOREVER, Attributes, Change

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from prefect_datastores.disk import local_error
 from prefect_datastores.errors import DatastoreError
+from prefect_datastores.mounting.answers import Answer
 from prefect_datastores.mounting.beside import Beside
-from prefect_datastores.mounting.contents import Answer, Contents, Opened
+from prefect_datastores.mounting.contents import Contents, Opened
 from prefect_datastores.mounting.drafts import Desk, Draft
 from prefect_datastores.mounting.gate import Gate
 from prefect_datastores.mounting.pending import Drafts, Unstored
