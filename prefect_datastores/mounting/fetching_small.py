@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from prefect_datastores.disk import descriptor_limit
 from prefect_datastores.errors import DatastoreError, IntegrityError
 from prefect_datastores.mounting.answers import Answer, Parts, as_fault, counted
 from prefect_datastores.mounting.rows import Queue, start
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from prefect_datastores.mounting.statistics import Statistics
     from prefect_datastores.stores.base import ObjectInfo, ObjectStore, Pending
 
-_STREAMS, _AHEAD, _PIPELINE = 4, 4, 32
+_STREAMS, _PIPELINE = 4, 256
+"""Threads that fetch what is waited for; requests ahead that one thread has under way, each on a connection."""
 _AHEAD_BYTES, _FEW = 32 * 2**20, 8
 """How much is fetched ahead at once."""
 
@@ -44,9 +46,10 @@ class SmallFiles:
         self._lock = threading.Lock()
         self._under_way: dict[bytes, _Small] = {}
         self._jobs: Queue[_Small] = Queue()
+        self._pipeline = max(1, min(_PIPELINE, descriptor_limit() // 4))
         self._threads = [
             *start("small", _STREAMS, self._fetch_waited_for),
-            *start("ahead", _AHEAD, self._fetch_ahead),
+            *start("ahead", 1, self._fetch_ahead),  # more take Python's lock from each other
         ]
 
     def prefetch(self, key: bytes, info: ObjectInfo) -> None:
@@ -56,7 +59,7 @@ class SmallFiles:
 
     def may_prefetch(self, size: int) -> int:
         """Return how many of about that size may be fetched ahead now."""
-        most = min(_AHEAD * _PIPELINE, max(_FEW, _AHEAD_BYTES // max(1, size)))
+        most = min(self._pipeline, max(_FEW, _AHEAD_BYTES // max(1, size)))
         return max(0, most - len(self._under_way))
 
     def read(self, key: bytes, info: ObjectInfo, offset: int, size: int, answer: Answer) -> None:
@@ -104,7 +107,7 @@ class SmallFiles:
         """Ask for many at once, as long as anything is to be asked for; most are small beside the way there."""
         begun: deque[tuple[_Small, memoryview, Pending[bytes | None]]] = deque()
         while True:
-            job = self._jobs.take(wait=not begun) if len(begun) < _PIPELINE else None
+            job = self._jobs.take(wait=not begun) if len(begun) < self._pipeline else None
             if job is not None:
                 buffer = memoryview(bytearray(job.info.size))
                 try:
