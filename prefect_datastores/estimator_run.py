@@ -133,12 +133,14 @@ class EstimatorRun:
         with (
             watched(self._root, keep=self._spec.keep != "never"),
             cancellation_scope() as (scope, cancellation),
-            mounts_of(scope),
+            mounts_of(scope) as mounts,
             checkpoints_of(scope) as kept,
             _watch(self._id, cancellation) as was_cancelled,
         ):
             try:
                 result = self._run(scope, kept, lambda: cancellation.requested)
+                mounts.close()  # what was written to them is a result as well
+                kept.finish()
             except BaseException as error:
                 self._leave(failed=True)
                 # The server takes no other end than this for a run that is to be cancelled.
@@ -194,7 +196,6 @@ class EstimatorRun:
         if error is not None:
             # The way through Prefect's engine tells nobody anything.
             raise error.with_traceback(None)
-        kept.finish()
         return {"run_id": self._id, "outputs": outputs.uri, "stored": stored}
 
     def _keep_last(self, state: State[Any], scope: str) -> Exception | None:

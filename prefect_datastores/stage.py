@@ -197,9 +197,9 @@ class stage:  # noqa: N801 - used as a statement: `with stage(...)`
                 run_log().error("%s", unstored)  # the block's own error is what people need to see
             fault = error or unstored
             self._upload(fault)
+            self._unmount(fault)
             if fault is None:
                 self._kept.finish()
-            self._unmount(fault)
             if error is None and unstored is not None:
                 raise unstored
 

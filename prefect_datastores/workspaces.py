@@ -18,8 +18,9 @@ import stat
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
+
+from prefect_datastores.processes import boot_id, namespace, started
 
 _PREFIX, _SUFFIX = ".pds-", ".part"
 _OWNER, JOURNAL = "owner", "journal"
@@ -209,23 +210,11 @@ def _is_left(fd: int, info: os.stat_result) -> bool:
 
 def _process(pid: int) -> dict[str, Any]:
     """Return what tells a process of this machine from every other, before and after it."""
-    return {"machine": _machine(), "pid": pid, "started": _started(pid)}
-
-
-def _started(pid: int) -> str:
-    """Return the time at which a process began, in the kernel's ticks; "" where there is none."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return line.rpartition(")")[2].split()[19]  # field 22; the name before may hold anything
+    return {"machine": _machine(), "pid": pid, "started": started(pid)}
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
     """Return what is one for all processes that see each other by number; "" where that is unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
+    boot, shared = boot_id(), namespace()
+    return f"{boot} {shared}" if boot and shared else ""

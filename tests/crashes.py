@@ -1,4 +1,4 @@
-"""Runs that are ended early side by side, each at a stage where it is held, and what is seen of them then."""
+"""Runs that are ended early side by side, each where it is held, and what is seen of them then."""
 
 import contextlib
 import json
@@ -33,10 +33,9 @@ from servers.faults import Fault, FaultyProxy, faulty
 from prefect_datastores import Datastore
 from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.mounting import lease
+from prefect_datastores.processes import started
 from prefect_datastores.testing import get, put
 
-STAGES = ("download", "mount", "upload")
-KEEP = {"download": "failed", "mount": "never", "upload": "always"}
 PASSED = 2
 "Parts that come, or go, before the transfer is held."
 _HERE = Path(__file__).parent
@@ -53,11 +52,15 @@ class Event:
     "What runs it: a worker, a served deployment, an executor, or nothing else (`local`)."
     send: Callable[["Cell"], object]
     state: str
-    stages: Sequence[str] = STAGES
+    message: str = ""
     flow: str = "sync"
+    keep: str = "failed"
+    "Whether the estimator's folder is kept."
     lives: bool = False
     "Whether it goes on, and what is shown is true."
-    message: str = ""
+    stages: Sequence[str] = ("all",)
+    """What is in progress: a download, an upload and a mount at once (`all`), or one of the first two as a step of the
+    estimator's own."""
     variables: tuple[tuple[str, str], ...] = ()
 
 
@@ -90,10 +93,18 @@ class Cell:
         return [asked().read_flow_run(uuid.UUID(self.run_id)), *below]
 
     def alive(self) -> list[str]:
-        return [name for name, pid in self.pids.items() if lease.started(pid) >= 0]
+        return [name for name, pid in self.pids.items() if started(pid) >= 0]
 
     def mounted(self) -> bool:
-        return f":data/{self.key} " in Path("/proc/self/mountinfo").read_text()
+        return f":read/{self.key} " in Path("/proc/self/mountinfo").read_text()
+
+    def moving(self) -> list[str]:
+        """How the transfers that are held ask for their content."""
+        asked_for = {
+            "download": rf"GET \S+/data/{self.key}/large",
+            "upload": rf"PUT \S+/out/{self.key}/large\?\S*comp=block&",
+        }
+        return [asked_for[self.stage]] if self.stage in asked_for else list(asked_for.values())
 
     def folders(self) -> list[Path]:
         """What is there of the run's scratch space."""
@@ -113,8 +124,8 @@ class Cell:
         return {
             "states": [self.event.state, below] if nested else [self.event.state],
             "alive": list(self.pids) if lives else [],
-            "mounted": lives and self.stage == "mount",
-            "folder": nested and (lives or KEEP[self.stage] != "never"),
+            "mounted": lives,
+            "folder": nested and (lives or self.event.keep != "never"),
         }
 
 
@@ -196,9 +207,10 @@ def ended(events: Sequence[Event], azurite: Azurite, root: Path) -> Iterator[Tab
         ]
         over = threading.Event()
         stack.callback(over.set)
-        proxy.fail_by(*[_held(cell, over) for cell in cells if cell.stage != "mount"])
+        proxy.fail_by(*[_held(asked, over) for cell in cells for asked in cell.moving()])
         for cell in cells:
-            put(place.store, f"data/{cell.key}/large", b"d" * SIZE)
+            for what in ("data", "read"):
+                put(place.store, f"{what}/{cell.key}/large", b"d" * SIZE)
             put(place.store, f"out/{cell.key}/large", b"old")
             cell.folder.mkdir(parents=True)
         stack.callback(_kill_all, cells)
@@ -220,26 +232,13 @@ def ended(events: Sequence[Event], azurite: Azurite, root: Path) -> Iterator[Tab
         yield Table({cell.key: cell for cell in cells}, store, place, proxy)
 
 
-def _held(cell: Cell, over: threading.Event) -> Fault:
-    return Fault(
-        _request(cell),
-        "drop",
-        skip=PASSED,
-        times=None,
-        meanwhile=lambda: over.wait(600),
-    )
-
-
-def _request(cell: Cell) -> str:
-    if cell.stage == "download":
-        return rf"GET \S+/data/{cell.key}/large"
-    return rf"PUT \S+/out/{cell.key}/large\?\S*comp=block&"
+def _held(request: str, over: threading.Event) -> Fault:
+    return Fault(request, "drop", skip=PASSED, times=None, meanwhile=lambda: over.wait(600))
 
 
 def _is_held(cell: Cell, proxy: FaultyProxy) -> bool:
-    if cell.stage == "mount":
-        return (cell.folder / "script").exists()
-    return proxy.count(_request(cell)) > PASSED
+    read = cell.stage != "all" or (cell.folder / "script").exists()
+    return read and all(proxy.count(request) > PASSED for request in cell.moving())
 
 
 def _wait_until_held(cells: Sequence[Cell], proxy: FaultyProxy, fewer: int) -> None:
@@ -297,7 +296,7 @@ def _start(
 ) -> None:
     event, log = cell.event, root / f"{cell.key}.log"
     given = {"folder": str(cell.folder), "store": store.name, "key": cell.key}
-    given |= {"stage": cell.stage, "keep": KEEP[cell.stage]}
+    given |= {"stage": cell.stage, "keep": event.keep}
     if event.host == "local":
         cell.host = program(
             str(_HERE / "crash_flows.py"),
@@ -341,8 +340,8 @@ def _learn(cell: Cell, store: FileDatastore, root: Path) -> None:
     (engine,) = cell.read("engine")
     cell.pids = {"engine": engine}
     cell.pids |= {f"script {n}": pid for n, pid in enumerate(cell.read("script"))}
-    if cell.stage == "mount":
-        title = f"{store.name}:data/{cell.key}"
+    if cell.stage == "all":
+        title = f"{store.name}:read/{cell.key}"
         (cell.pids["mount"],) = (
             one.lease.pid
             for one in lease.mounts(root / "mounts")

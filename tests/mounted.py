@@ -20,6 +20,7 @@ from prefect_datastores.errors import MountError
 from prefect_datastores.mounting import lease
 from prefect_datastores.mounting.mount import Mount, mount
 from prefect_datastores.mounting.talk import MakeStore, Wanted
+from prefect_datastores.processes import started
 from prefect_datastores.stores.blob import BlobStore
 from prefect_datastores.stores.data_lake import DataLakeStore
 from prefect_datastores.stores.local import LocalStore
@@ -115,7 +116,7 @@ def serving(made: Mount) -> int:
 
 
 def wait_for_the_end(pid: int) -> None:
-    eventually(lambda: lease.started(pid) < 0)
+    eventually(lambda: started(pid) < 0)
 
 
 def run(*command: object, **more: Any) -> str:

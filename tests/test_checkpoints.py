@@ -41,11 +41,14 @@ from prefect_datastores.errors import (
     ConfigurationError,
     DatastoreError,
     DatastoreNotFound,
+    MountError,
     ScriptFailed,
     WayUnavailable,
 )
 from prefect_datastores.estimator_parameters import parameters_of
+from prefect_datastores.mounting import lease
 from prefect_datastores.references import check_references
+from prefect_datastores.settings import mounts_root
 from prefect_datastores.staging.published import pointer_of
 from prefect_datastores.staging.upload import upload
 from prefect_datastores.staging.walk import folder_source
@@ -603,6 +606,38 @@ def test_a_run_whose_last_state_cannot_be_stored_stores_no_result(
     assert isinstance(caught[0], CheckpointUnstored)
     assert tree(Path(caught[0].folder)) == state(1)
     assert not list(local.root.iterdir())
+
+
+def test_a_run_whose_mount_failed_is_gone_on_with(
+    local: LocalPlace, models: FileDatastore, estimate: Estimate, tmp_path: Path
+) -> None:
+    make_tree(local.root / "data", {"a": b"a"})
+    data = models.path("data", "data").as_mount()
+
+    def kill_the_mount_when(saved: Path) -> None:
+        wait_for(saved.exists)
+        (found,) = lease.mounts(mounts_root())
+        assert found.lease is not None
+        os.kill(found.lease.pid, signal.SIGKILL)
+        (tmp_path / "saved.go").touch()
+
+    killer = threading.Thread(target=kill_the_mount_when, args=(tmp_path / "saved",))
+    killer.start()
+    with pytest.raises(MountError, match="ended before its time"):
+        estimate(models, "wait", inputs=[data]).run()
+    killer.join()
+    assert not finished(local)
+    with (
+        pytest.raises(MountError),
+        stage(ckpt=models.path("ckpt/job").as_checkpoint(every=SELDOM), data=data) as s,
+    ):
+        assert tree(s.ckpt) == state(1)
+        (s.ckpt / "model").write_text("model 2")
+        kill_the_mount_when(tmp_path / "saved")
+    assert not finished(local)
+    with stage(ckpt=models.path("ckpt/job").as_checkpoint(every=SELDOM)) as s:
+        assert tree(s.ckpt) == {**state(1), "model": b"model 2"}
+    assert finished(local)
 
 
 def test_what_can_never_be_kept_is_refused_before_the_script(

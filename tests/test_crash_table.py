@@ -1,4 +1,4 @@
-"""What is left, and what is shown, after each way in which a run can end early, at each stage of it."""
+"""What is left, and what is shown, after each way in which a run can end early, with all in progress."""
 
 import os
 import re
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from crash_flows import PART, SIZE, short_parts
 from crashes import (
-    KEEP,
     PASSED,
     Cell,
     Event,
@@ -67,37 +66,37 @@ def exits(cell: Cell) -> None:
 
 
 RESCHEDULE = (("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR", "reschedule"),)
-DOWNLOAD, MOUNT, UPLOAD = ("download",), ("mount",), ("upload",)
 GONE = r"process \(\d+ on .*\) is gone and did not say why"
-# Some at a time: each is a process that imports Prefect, and there may be two cores.
+EACH = ("all", "download", "upload")
+# Some at a time: each is several processes that import Prefect, and there may be two cores.
 RUNS = [
-    Event("cancel", "worker", cancel, "CANCELLED"),
+    Event("cancel", "worker", cancel, "CANCELLED", stages=EACH),
     Event("cancel async", "worker", cancel, "CANCELLED", flow="async"),
-    Event("term", "worker", to_engine(signal.SIGTERM), "CRASHED", message="termination signal"),
-    Event("kill", "worker", to_engine(signal.SIGKILL), "CRASHED", message="SIGKILL"),
+    Event("term", "worker", to_engine(signal.SIGTERM), "CRASHED", "termination", keep="never"),
+    Event("kill", "worker", to_engine(signal.SIGKILL), "CRASHED", "SIGKILL", stages=EACH),
 ]
 WORKERS = [
-    Event("exit", "worker", exits, "CRASHED", MOUNT, "async", message="status code: 3"),
-    Event("memory", "worker", out_of_memory("engine", "eats"), "CRASHED", MOUNT, message="memory"),
+    Event("exit", "worker", exits, "CRASHED", "status code: 3", flow="async"),
+    Event("memory", "worker", out_of_memory("engine", "eats"), "CRASHED", "memory"),
     Event(
-        *("script memory", "worker", out_of_memory("script 0", "script-eats"), "FAILED", MOUNT),
+        *("script memory", "worker", out_of_memory("script 0", "script-eats"), "FAILED"),
         message="SIGKILL, often: out of memory",
+        keep="always",
     ),
-    Event("stop", "worker-term", to_host(signal.SIGTERM), "CRASHED", message=GONE),
-    Event("stop by key", "worker-int", to_host(signal.SIGINT), "CRASHED", DOWNLOAD, message=GONE),
-    Event("kill worker", "worker-kill", to_host(signal.SIGKILL), "RUNNING", MOUNT, lives=True),
+    Event("stop", "worker-term", to_host(signal.SIGTERM), "CRASHED", GONE, keep="never"),
+    Event("stop by key", "worker-int", to_host(signal.SIGINT), "CRASHED", GONE),
+    Event("kill worker", "worker-kill", to_host(signal.SIGKILL), "RUNNING", lives=True),
 ]
 OTHERS = [
-    Event("local key", "local", to_host(signal.SIGINT), "CRASHED", DOWNLOAD, message="interrupt"),
-    Event("local term", "local", to_host(signal.SIGTERM), "CRASHED", MOUNT, message="termination"),
-    Event("local hang up", "local", to_host(signal.SIGHUP), "CRASHED", UPLOAD, message=GONE),
-    Event("serve cancel", "serve-cancel", cancel, "CANCELLED", MOUNT),
-    Event("serve term", "serve-term", to_host(signal.SIGTERM), "RUNNING", MOUNT, lives=True),
-    Event("execute cancel", "execute", cancel, "CANCELLED", MOUNT),
-    Event("execute term", "execute", to_host(signal.SIGTERM), "RUNNING", MOUNT, lives=True),
+    Event("local key", "local", to_host(signal.SIGINT), "CRASHED", "interrupt"),
+    Event("local term", "local", to_host(signal.SIGTERM), "CRASHED", "termination", keep="always"),
+    Event("local hang up", "local", to_host(signal.SIGHUP), "CRASHED", GONE, keep="always"),
+    Event("serve cancel", "serve-cancel", cancel, "CANCELLED", keep="never"),
+    Event("serve term", "serve-term", to_host(signal.SIGTERM), "RUNNING", keep="never", lives=True),
+    Event("execute cancel", "execute", cancel, "CANCELLED"),
+    Event("execute term", "execute", to_host(signal.SIGTERM), "RUNNING", lives=True),
     Event(
-        *("execute again", "execute", to_host(signal.SIGTERM), "SCHEDULED", DOWNLOAD),
-        variables=RESCHEDULE,
+        *("execute again", "execute", to_host(signal.SIGTERM), "SCHEDULED"), variables=RESCHEDULE
     ),
 ]
 GROUPS = {"runs": RUNS, "workers": WORKERS, "others": OTHERS}
@@ -152,18 +151,20 @@ def test_what_is_left_and_shown(table: Table, key: str) -> None:
     state = cell.runs()[0].state
     assert state is not None
     assert re.search(cell.event.message, state.message or "")
-    # Nobody sees an upload by half.
-    assert content_at(table, f"out/{key}/large") == b"old"
+    # Nobody sees an upload by half; one whose run goes on goes on as well, once it is let.
+    new = [b"n" * SIZE] if cell.event.lives else []
+    assert content_at(table, f"out/{key}/large") in [b"old", *new]
     assert [info.name for info in table.store.list_objects(f"out/{key}")] == [f"out/{key}/large"]
 
 
-@each("download", lives=False)
+@each("all", "download", lives=False)
 def test_the_next_download_fetches_the_rest(
     table: Table, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cell, asked = table.cells[key], rf"GET \S+/data/{key}/large"
     before = table.proxy.count(asked)
     if cell.event.state == "SCHEDULED":
+        (cell.folder / "over").touch()
         execute(cell, tmp_path / "again.log")
         wait_for(lambda: cell.runs()[0].state_name == "Completed", 90)
         assert cell.runs()[0].state_name == "Completed"
@@ -180,7 +181,7 @@ def test_what_outlives_its_worker_is_reported_when_it_ends(table: Table, key: st
     cell = table.cells[key]
     os.kill(cell.pids["engine"], signal.SIGKILL)
     after = {**cell.expected(), "states": ["CRASHED"] * 2, "alive": [], "mounted": False}
-    after["folder"] = KEEP[cell.stage] != "never"
+    after["folder"] = cell.event.keep != "never"
     wait_for(lambda: cell.seen() == after, 90)
     assert cell.seen() == after
 

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -256,6 +258,24 @@ def test_the_folder_of_another_machine_is_known_by_its_lock(tmp_path: Path) -> N
     os.utime(tmp_path / workspace.name, (1, 1))
     with abandoned(root) as found:
         assert [item.name for item in found] == [workspace.name]
+
+
+def test_the_folder_of_a_process_that_nobody_buries_is_left(tmp_path: Path) -> None:
+    """As in a container whose first process buries nobody."""
+    root = os.open(tmp_path, os.O_RDONLY)
+    make = "import os, sys\nfrom prefect_datastores.workspaces import Workspace\n"
+    make += "made = Workspace(os.open(sys.argv[1], os.O_RDONLY))\nprint(made.name, flush=True)\nos.read(0, 1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", make, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().decode().strip()
+        with abandoned(root) as found:
+            assert found == []
+        owner.kill()
+        os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet buried
+        with abandoned(root) as found:
+            assert [item.name for item in found] == [name]
 
 
 # SIGKILL, at every step and at any time.

@@ -22,6 +22,7 @@ LAYERS = [
         "files",
         "forms",
         "part_files",
+        "processes",
         "renames",
         "workspaces",
     },

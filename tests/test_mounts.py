@@ -42,6 +42,7 @@ from prefect_datastores.datastores.base import FileDatastore
 from prefect_datastores.errors import MountError, ObjectNotFound, PlaceTaken
 from prefect_datastores.mounting import lease
 from prefect_datastores.mounts import Mounts
+from prefect_datastores.processes import started
 from prefect_datastores.settings import mounts_root
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.testing import content_of
@@ -193,7 +194,7 @@ def kill_the_server() -> None:
     (found,) = lease.mounts(mounts_root())
     assert found.lease is not None
     os.kill(found.lease.pid, signal.SIGKILL)
-    while lease.started(found.lease.pid) >= 0:
+    while started(found.lease.pid) >= 0:
         time.sleep(0.02)
 
 
@@ -351,7 +352,7 @@ def test_a_submitted_run_that_ends_early_leaves_no_mount(
         run.cancel()
     else:
         psutil.Process(psutil.Process(found.lease.pid).ppid()).kill()
-    wait(lambda: lease.started(found.lease.pid) < 0, 60)  # type: ignore[union-attr]
+    wait(lambda: started(found.lease.pid) < 0, 60)  # type: ignore[union-attr]
     lease.clean(mounts_root())
     no_mount_is_left()
     assert tree(tmp_path / "raw/mnist") == FILES

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from prefect_datastores.errors import MountError
 from prefect_datastores.mounting import device
+from prefect_datastores.processes import boot_id, started
 
 POINT, LEASE, LOG, NUMBERS = "mnt", "lease.json", "log", "numbers.json"
 _YOUNG_SECONDS = 60.0
@@ -45,26 +46,6 @@ class Lease:
 def mine(title: str, point: Path) -> Lease:
     """Return the lease of this process."""
     return Lease(os.getpid(), started(os.getpid()), boot_id(), title, str(point), time.time())
-
-
-def boot_id() -> str:
-    """Return what is another after the machine was started anew."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return ""
-
-
-def started(pid: int) -> int:
-    """Return when a process began; -1 where there is none, or it is dead and not yet buried."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
-        return -1 if fields[0] == "Z" else int(fields[19])
-    return -1
 
 
 def write(path: Path, lease: Lease) -> None:

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefect_datastores.errors import DatastoreError, ObjectExists, ObjectNotFound
-from prefect_datastores.mounting.lease import boot_id
 from prefect_datastores.names import ObjectName
+from prefect_datastores.processes import boot_id
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore, stored_digest

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from prefect_datastores.mounting.lease import boot_id, started
+from prefect_datastores.processes import boot_id, namespace, started
 
 _KEPT_SECONDS = 7 * 24 * 3600.0
 
@@ -38,18 +38,12 @@ class Process:
             return False
         if self.boot != boot_id():
             return True
-        return self.namespace == _namespace() and started(self.pid) != self.started
+        return self.namespace == namespace() and started(self.pid) != self.started
 
 
 def process(pid: int) -> Process:
     """Return a process of this machine that lives."""
-    return Process(pid, started(pid), boot_id(), socket.gethostname(), _namespace())
-
-
-def _namespace() -> str:
-    with contextlib.suppress(OSError):
-        return str(Path("/proc/self/ns/pid").readlink())
-    return ""
+    return Process(pid, started(pid), boot_id(), socket.gethostname(), namespace())
 
 
 def killed_for_memory() -> int:
