@@ -51,7 +51,7 @@ from prefect_datastores.stores.blob import BlobStore  # noqa: E402
 MIB = 2**20
 LARGE, MANY = 1024 * MIB, 10_000
 RATE = 60  # MiB a second of each connection, where there is latency
-MOST, SHORTER = 300.0, {"fsspec": 60.0}
+MOST, SHORTER = 300.0, {"fsspec": 20.0}
 FSSPEC = "fsspec-fuse"
 """The environment of fsspec.fuse."""
 
