@@ -22,7 +22,11 @@ from places import REMOTE, RemotePlace
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -106,6 +110,12 @@ class Cell:
         }
         return [asked_for[self.stage]] if self.stage in asked_for else list(asked_for.values())
 
+    def open_tasks(self) -> list[str]:
+        """The task runs that are shown as if they went on."""
+        runs = FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in self.runs()]))
+        found = asked().read_task_runs(flow_run_filter=runs)
+        return sorted(one.name for one in found if not (one.state and one.state.is_final()))
+
     def folders(self) -> list[Path]:
         """What is there of the run's scratch space."""
         return [path for run in self.runs() if (path := self.root / "runs" / str(run.id)).exists()]
@@ -116,6 +126,7 @@ class Cell:
             "alive": self.alive(),
             "mounted": self.mounted(),
             "folder": bool(self.folders()),
+            "open tasks": [] if self.event.lives else self.open_tasks(),
         }
 
     def expected(self) -> dict[str, Any]:
@@ -126,6 +137,7 @@ class Cell:
             "alive": list(self.pids) if lives else [],
             "mounted": lives,
             "folder": nested and (lives or self.event.keep != "never"),
+            "open tasks": [],
         }
 
 

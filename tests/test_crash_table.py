@@ -184,6 +184,8 @@ def test_what_outlives_its_worker_is_reported_when_it_ends(table: Table, key: st
     after["folder"] = cell.event.keep != "never"
     wait_for(lambda: cell.seen() == after, 90)
     assert cell.seen() == after
+    wait_for(lambda: not cell.open_tasks(), 30)
+    assert cell.open_tasks() == []
 
 
 @pytest.mark.parametrize("table", GROUPS, indirect=True)

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,8 @@ class Note:
     """The flow runs in it, the outermost first, and how often each had been begun."""
     folders: Mapping[str, bool]
     """What lies there for its blocks, and whether it is to stay when one of them fails."""
+    with_tasks: Sequence[str] = ()
+    """Those of the flow runs whose tasks run in threads of it, and nowhere else."""
     killed_for_memory: int = field(default_factory=killed_for_memory)
     """By the kernel, of all processes, up to then."""
 

@@ -17,6 +17,13 @@ from uuid import UUID
 
 from prefect import State
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
@@ -32,6 +39,7 @@ _SCRIPT_SECONDS = 15.0
 """More than a script has to tidy up, and then its guard."""
 _REPORT_SECONDS = {StateType.RUNNING: 20.0, StateType.CANCELLING: 60.0}
 """What a worker that lives may take to say how a run ended; one that cancels gives 30 seconds first."""
+_TASKS = 200  # the most that the server gives at once
 _ALONE_SECONDS = 2.0
 """The same where nobody is to say it: what was sent last may be on its way."""
 
@@ -118,6 +126,27 @@ def _report(client: SyncPrefectClient, note: Note, gone_at: float) -> Iterator[s
                 state = _end_of(run, note)
                 client.set_flow_run_state(run.id, state, force=state.is_cancelled())
                 yield f"Reported the flow run {run.name} as {state.name}."
+            if key in note.with_tasks:
+                _end_tasks(client, run.id, run_count, note, gone_at)
+
+
+def _end_tasks(
+    client: SyncPrefectClient, run_id: UUID, run_count: int, note: Note, gone_at: float
+) -> None:
+    """Report the task runs that were in the process as crashed: Prefect shows them as running for ever."""
+    # What they sent last may be on its way.
+    time.sleep(max(0.0, gone_at + _ALONE_SECONDS - time.monotonic()))
+    types = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    found = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=types)),
+        limit=_TASKS,
+    )
+    one = note.process
+    message = f"Its process ({one.pid} on {one.host}) is gone."
+    for task_run in found:
+        if task_run.flow_run_run_count == run_count:
+            client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
 
 
 def _is_open(run: FlowRun, run_count: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_datastores.settings import notes_root
 from prefect_datastores.supervision import settle, watcher
@@ -54,6 +55,7 @@ class _Watched:
         self._reporter = process(os.getppid()) if by_a_worker else None
         self._lock = threading.RLock()
         self._runs: dict[str, FlowRun] = {}
+        self._with_tasks: set[str] = set()
         self._folders: dict[str, bool] = {}
         self._watcher: subprocess.Popen[bytes] | None = None
         self._settling: subprocess.Popen[bytes] | None = None
@@ -64,7 +66,9 @@ class _Watched:
         """Write down what a block has, and begin to be watched."""
         with self._lock:
             self._folders[str(folder)] = keep
-            self._runs |= {str(run.id): run for run in _runs_of_this_process()}
+            for run, has_tasks in _runs_of_this_process():
+                self._runs[str(run.id)] = run
+                self._with_tasks |= {str(run.id)} if has_tasks else set()
             self._write()
             if self._watcher is None:
                 self._watch()
@@ -95,7 +99,8 @@ class _Watched:
             self._note.unlink(missing_ok=True)
             return False
         runs = {key: run.run_count for key, run in self._runs.items()}
-        write(self._note, Note(self._me, self._reporter, runs, dict(self._folders)))
+        with_tasks = [key for key in runs if key in self._with_tasks]
+        write(self._note, Note(self._me, self._reporter, runs, dict(self._folders), with_tasks))
         return True
 
     def _watch(self) -> None:
@@ -144,16 +149,17 @@ def _environment() -> dict[str, str]:
     return {**inherited, **settings, "PYTHONPATH": path}
 
 
-def _runs_of_this_process() -> list[FlowRun]:
+def _runs_of_this_process() -> list[tuple[FlowRun, bool]]:
     """Return the flow run that this is in and those that it was called in, the outermost first.
 
-    One of which a task came here from another process is not of this one.
+    One of which a task came here from another process is not of this one. With each, whether its tasks are.
     """
-    found: list[FlowRun] = []
+    found: list[tuple[FlowRun, bool]] = []
     context: Any = FlowRunContext.get()
     while isinstance(context, FlowRunContext) and not context.detached:
         if context.flow_run is not None:
-            found.insert(0, context.flow_run)
+            has_tasks = isinstance(context.task_runner, ThreadPoolTaskRunner)
+            found.insert(0, (context.flow_run, has_tasks))
         entered = context._token  # noqa: SLF001 - Prefect tells it by nothing else
         context = entered.old_value if entered is not None else None
     return found
