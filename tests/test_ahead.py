@@ -21,8 +21,9 @@ from wire_faults import READING, at
 from prefect_datastores.errors import AccessDenied, ServiceBusy, TransferCancelled
 from prefect_datastores.names import ObjectName
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.staging.download import SMALL, DownloadRequest, download
+from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.engine import Limits, run
+from prefect_datastores.staging.fetching import SMALL
 from prefect_datastores.staging.progress import Silent
 from prefect_datastores.staging.report import ObjectRow
 from prefect_datastores.staging.upload import upload

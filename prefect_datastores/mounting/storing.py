@@ -9,7 +9,7 @@ from prefect_datastores.names import ObjectName, RelativePath
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.engine import Lanes, Limits
 from prefect_datastores.staging.progress import Silent
-from prefect_datastores.staging.upload import store_file
+from prefect_datastores.staging.storing import store_file
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 
 

@@ -35,8 +35,8 @@ from prefect_datastores.names import ObjectName, folder_prefix, join, normal_pat
 from prefect_datastores.staging.aside import Staging, new_ledger, remove, verify, write_pointer
 from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.digest import md5_of_file
-from prefect_datastores.staging.download import failed_row
 from prefect_datastores.staging.engine import Lanes, Limits, run
+from prefect_datastores.staging.failures import failed_row
 from prefect_datastores.staging.generations import (
     DATA,
     POINTER,
