@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from prefect_datastores.errors import (
-    CheckpointOvertaken,
     ConfigurationError,
     DatastoreError,
     IntegrityError,
-    ObjectExists,
     ObjectNotFound,
     SourceChanged,
     StageFailed,
 )
-from prefect_datastores.files import Folder
 from prefect_datastores.names import ObjectName, folder_prefix, join, normal_path
 from prefect_datastores.staging.aside import (
     Staging,
@@ -37,10 +33,9 @@ from prefect_datastores.staging.aside import (
     new_ledger,
     remove,
     write_object,
-    write_pointer,
 )
 from prefect_datastores.staging.cancellation import Cancellation
-from prefect_datastores.staging.digest import md5_of_file
+from prefect_datastores.staging.claim import Claim
 from prefect_datastores.staging.download import DownloadRequest, download
 from prefect_datastores.staging.generations import (
     DATA,
@@ -52,13 +47,14 @@ from prefect_datastores.staging.generations import (
     list_to_bytes,
     new_generation,
 )
-from prefect_datastores.staging.plan import SourceFile, check_names
+from prefect_datastores.staging.observed import Observed, Seen, SeenFile, Stamp, different
+from prefect_datastores.staging.plan import check_names
 from prefect_datastores.staging.progress import Progress, Silent
 from prefect_datastores.staging.publish import may_hold
-from prefect_datastores.staging.published import Standing, files_of, listed, pointer_of
+from prefect_datastores.staging.published import Standing, files_of, listed
 from prefect_datastores.staging.report import ObjectRow, TransferReport
 from prefect_datastores.staging.upload import upload
-from prefect_datastores.staging.walk import Source, folder_source
+from prefect_datastores.staging.walk import Source
 from prefect_datastores.stores.base import ObjectInfo, ObjectStore
 from prefect_datastores.stores.listed import list_objects
 
@@ -74,17 +70,6 @@ _TURNS = 4  # times that a folder may change while it is stored
 _LAST_TURNS = 10
 _NEWER = 5  # generations that may come while one is brought
 _PAUSE_SECONDS = 0.1
-_LOOK_SECONDS = 0.01
-
-
-class _Stamp(NamedTuple):
-    """What changes when a file does."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
 
 
 @dataclass(frozen=True)
@@ -95,17 +80,6 @@ class _Content:
     size: int
     md5: bytes
     etag: str = ""
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of the folder as it was seen."""
-
-    source: SourceFile
-    stamp: _Stamp
-
-
-_Seen = Mapping[str, _File]
 
 
 @dataclass(frozen=True)
@@ -164,24 +138,22 @@ class Checkpoint:
         # Beyond that a name is cut off where it is stored, and would be another one.
         self._holder = Holder(holder.name[:LONGEST_HOLDER], holder.run, holder.attempt)
         self._place, self._folder = normal_path(place), folder
-        self._exclude, self._resume = (*TEMPORARY, *exclude), resume
-        self._quiet, self._clock = quiet, clock
+        self._observed = Observed(folder, (*TEMPORARY, *exclude), quiet, clock)
+        self._resume, self._clock = resume, clock
         self._data = f"{folder_prefix(self._place)}{DATA}/"
-        self._standing: Standing | None = None
-        self._asked: list[Pointer] = []  # whose writes nobody answered
+        self._claim = Claim(self._place)
         self._files: list[Listed] = []  # of the generation that is shown
-        self._known: dict[str, tuple[_Stamp, _Content]] = {}
+        self._known: dict[str, tuple[Stamp, _Content]] = {}
         self._contents: dict[
             tuple[int, bytes], _Content
         ] = {}  # what the place has, as far as is known
-        self._looked_at: dict[str, tuple[_Stamp, _Content]] = {}
+        self._looked_at: dict[str, tuple[Stamp, _Content]] = {}
         self._began_anew = True
-        self._ignored: Sequence[ObjectRow] = ()
 
     @property
     def generation(self) -> str:
         """The generation that the place shows and that the folder had last; "" for none."""
-        return self._standing.pointer.generation if self._standing and not self._began_anew else ""
+        return "" if self._began_anew else self._claim.generation or ""
 
     # -- before the script --------------------------------------------------------------------
 
@@ -201,11 +173,11 @@ class Checkpoint:
         """
         stop = cancellation or Cancellation()
         for turn in range(_NEWER):
-            self._standing = may_checkpoint(store, self._place)
+            self._claim.standing = may_checkpoint(store, self._place)
             try:
-                return self._restore(store, self._standing, stop, progress or Silent())
+                return self._restore(store, self._claim.standing, stop, progress or Silent())
             except (IntegrityError, SourceChanged, ObjectNotFound, StageFailed):
-                if stop.requested or turn == _NEWER - 1 or self._is_shown(store):
+                if stop.requested or turn == _NEWER - 1 or self._claim.is_shown(store):
                     raise
         raise AssertionError
 
@@ -236,7 +208,7 @@ class Checkpoint:
             file.name: _Content(file.at, file.size, file.md5, etags[self._data + file.at])
             for file in self._files
         }
-        self._know(self._scan(everything=True), contents)
+        self._know(self._observed.scan(everything=True), contents)
         self._began_anew = False
         return Restored(generation, report, set_aside=aside)
 
@@ -257,7 +229,7 @@ class Checkpoint:
             return pointer.generation, listed(store, self._place, pointer.generation)
         except (IntegrityError, ObjectNotFound) as error:
             before = pointer.previous
-            if before is None or not self._is_shown(store):
+            if before is None or not self._claim.is_shown(store):
                 raise
             try:
                 found = listed(store, self._place, before)
@@ -265,7 +237,7 @@ class Checkpoint:
                 raise error from None
             _log.warning(
                 "The checkpoint %s of %s is not whole any more, and the one before it is taken: %s",
-                *(pointer.generation, self._shown(store), error),
+                *(pointer.generation, self._claim.url(store), error),
             )
             return before, found
 
@@ -284,11 +256,11 @@ class Checkpoint:
         if not self._folder.is_dir():
             return False
         try:
-            seen, stop = self._scan(everything=True), Cancellation()
-            return not self._ignored and all(
+            seen, stop = self._observed.scan(everything=True), Cancellation()
+            return not self._observed.ignored and all(
                 name in wanted
                 and wanted[name].size == file.stamp.size
-                and wanted[name].md5 == self._md5_of(file, stop)
+                and wanted[name].md5 == self._observed.md5_of(file, stop)
                 for name, file in seen.items()
             )
         except DatastoreError:  # no generation has what this is
@@ -298,7 +270,7 @@ class Checkpoint:
 
     def differs(self) -> bool:
         """Tell whether the folder is another one than the last generation; nobody is asked for anything."""
-        return self._folder.is_dir() and self._differs(self._scan())
+        return self._folder.is_dir() and self._differs(self._observed.scan())
 
     def store(
         self,
@@ -327,24 +299,17 @@ class Checkpoint:
                 not self._folder.is_dir()
             ):  # renamed just now, or removed: no state that anybody would want
                 return None
-            seen = self._scan() if last else self._quiet_scan(stop)
+            seen = self._observed.scan() if last else self._observed.scan_when_quiet(stop)
             if not self._differs(seen):
                 return None
-            self._check_standing(store)
+            self._check(store)
             generation = new_generation(self._clock())
             contents, sent = self._stored(store, seen, generation, stop, progress or Silent())
-            changing = self._compare(seen, self._scan(), contents)
+            changing = self._compare(seen, self._observed.scan(), contents)
             if not changing and len(contents) == len(seen):
                 return self._make(store, seen, generation, contents, sent, began)
             stop.pause(_PAUSE_SECONDS)
-        raise self._unsettled(changing)
-
-    def _unsettled(self, name: str = "") -> SourceChanged:
-        what = repr(name) if name else "a file"
-        return SourceChanged(
-            f"No checkpoint was made of {self._folder}: it does not hold still, {what} was written to or removed while "
-            "it was read. Have the script write beside, as `name.tmp`, and rename, or leave the file out with `exclude`."
-        )
+        raise self._observed.unsettled(changing)
 
     def finish(self, store: ObjectStore) -> None:
         """Mark what is shown as finished: a later run begins anew. Nothing to do where this run stored nothing.
@@ -353,7 +318,7 @@ class Checkpoint:
             CheckpointOvertaken: another run's generation is shown now.
             DatastoreError: the service failed.
         """
-        standing = self._standing
+        standing = self._claim.standing
         if standing is None or self._began_anew or standing.pointer.finished:
             return
         pointer = standing.pointer
@@ -369,102 +334,41 @@ class Checkpoint:
 
     # -- what is there ------------------------------------------------------------------------
 
-    def _scan(self, *, everything: bool = False) -> dict[str, _File]:
-        """Return the files by name; where one goes while it is looked at, all are looked at again."""
-        exclude, turn = () if everything else self._exclude, 0
-        while True:
-            turn += 1
-            try:
-                source = folder_source(self._folder, (), exclude)
-                seen = {str(file.relative): self._seen(file) for file in source.files}
-            except (FileNotFoundError, ConfigurationError) as error:
-                if turn == _LAST_TURNS:
-                    raise self._unsettled() from error
-                time.sleep(_LOOK_SECONDS)
-            else:
-                self._ignored = source.ignored
-                return seen
-
-    def _seen(self, file: SourceFile) -> _File:
-        info = (self._folder / str(file.path)).stat()
-        stamp = _Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        return _File(SourceFile(file.path, file.relative, info.st_size), stamp)
-
-    def _quiet_scan(self, stop: Cancellation) -> dict[str, _File]:
-        """Return the files once the last change is some time ago, or not much later."""
-        for _ in range(_TURNS):
-            seen = self._scan()
-            youngest = max((file.stamp.changed for file in seen.values()), default=0) / 1e9
-            age = self._clock() - youngest
-            if not 0 <= age < self._quiet:  # what is of the future is of another clock
-                break
-            stop.pause(self._quiet - age)
-        return seen
-
-    def _differs(self, seen: _Seen) -> bool:
+    def _differs(self, seen: Seen) -> bool:
         return {name: file.stamp for name, file in seen.items()} != {
             name: stamp for name, (stamp, _) in self._known.items()
         }
 
-    def _compare(self, seen: _Seen, now: _Seen, contents: Mapping[str, _Content]) -> str:
+    def _compare(self, seen: Seen, now: Seen, contents: Mapping[str, _Content]) -> str:
         """Return the name of a file that is not as it was; what is, need not be looked at again."""
         for name, content in contents.items():
             if name in now and now[name].stamp == seen[name].stamp:
                 self._looked_at[name] = (seen[name].stamp, content)
-        return _different(seen, now)
+        return different(seen, now)
 
-    def _know(self, seen: _Seen, contents: Mapping[str, _Content]) -> None:
+    def _know(self, seen: Seen, contents: Mapping[str, _Content]) -> None:
         self._known = {name: (file.stamp, contents[name]) for name, file in seen.items()}
         self._contents = {(one.size, one.md5): one for one in contents.values()}
         self._looked_at = dict(self._known)
 
-    def _md5_of(self, file: _File, stop: Cancellation) -> bytes:
-        with Folder(self._folder) as folder:
-            fd = folder.open_read(file.source.path)
-            try:
-                return md5_of_file(fd, stop)
-            finally:
-                os.close(fd)
-
     # -- storing it ---------------------------------------------------------------------------
 
-    def _shown(self, store: ObjectStore) -> str:
-        return f"{store.url}/{self._place}".rstrip("/")
-
-    def _is_shown(self, store: ObjectStore) -> bool:
-        """Tell whether the place shows what this run knows."""
-        now = pointer_of(store, self._place)
-        return (now and now.pointer) == (self._standing and self._standing.pointer)
-
-    def _check_standing(self, store: ObjectStore) -> None:
+    def _check(self, store: ObjectStore) -> None:
         """Return while the place shows what this run knows; before anything is sent for nothing."""
-        now = pointer_of(store, self._place)
-        if now is not None and now.pointer in self._asked:
-            self._files = files_of(store, self._place, now.pointer.generation)
-            self._take(now)
-        elif (now and now.pointer) != (self._standing and self._standing.pointer):
-            raise self._overtaken(store, now)
-        else:
-            self._standing = now
+        if (mine := self._claim.check(store)) is not None:
+            # First: what the next generation removes is no part of this one.
+            self._files = files_of(store, self._place, mine.pointer.generation)
+            self._claim.take(mine)
+            self._began_anew = False
 
-    def _take(self, now: Standing) -> None:
-        """Take note that a write was done whose answer was lost."""
-        self._standing, self._began_anew = now, False
-        self._asked.clear()
-
-    def _overtaken(self, store: ObjectStore, now: Standing | None) -> CheckpointOvertaken:
-        by = now.pointer.holder.name if now and now.pointer.holder else ""
-        what = "removed the checkpoints" if now is None else f"stored {now.pointer.generation}"
-        return CheckpointOvertaken(
-            f"No checkpoint can be made at {self._shown(store)} any more: {by or 'somebody else'} {what} there since "
-            "this run began. What is there was left as it is. Give each run a path of its own, or end the other one.",
-            holder=by,
-        )
+    def _point(self, store: ObjectStore, pointer: Pointer) -> None:
+        self._claim.write(store, pointer)
+        self._began_anew = False
 
     def _stored(
         self,
         store: ObjectStore,
-        seen: _Seen,
+        seen: Seen,
         generation: str,
         stop: Cancellation,
         progress: Progress,
@@ -487,13 +391,13 @@ class Checkpoint:
         sent, rows = self._send(store, source, generation, stop, progress, seen)
         return {**contents, **sent}, rows
 
-    def _held(self, name: str, file: _File, stop: Cancellation) -> _Content | None:
+    def _held(self, name: str, file: SeenFile, stop: Cancellation) -> _Content | None:
         """Return the content of a file, where the place has it already."""
         stamp, content = self._looked_at.get(name, (None, None))
         if content is None or stamp != file.stamp:
             if all(size != file.stamp.size for size, _ in self._contents):
                 return None
-            return self._contents.get((file.stamp.size, self._md5_of(file, stop)))
+            return self._contents.get((file.stamp.size, self._observed.md5_of(file, stop)))
         # What turned out to be gone at the place is not among the contents any more.
         return self._contents.get((content.size, content.md5))
 
@@ -504,7 +408,7 @@ class Checkpoint:
         generation: str,
         stop: Cancellation,
         progress: Progress,
-        seen: _Seen,
+        seen: Seen,
     ) -> tuple[dict[str, _Content], Mapping[str, ObjectRow]]:
         if not source.files:
             return {}, {}
@@ -529,15 +433,15 @@ class Checkpoint:
                 sent[at[len(generation) + 1 :]] = self._contents[made.size, made.md5] = made
         return sent, {row.path: row for row in rows}
 
-    def _changed_since(self, seen: _Seen, names: Iterable[str]) -> bool:
+    def _changed_since(self, seen: Seen, names: Iterable[str]) -> bool:
         """Tell whether all of these files are others now than they were."""
-        now = self._scan()
+        now = self._observed.scan()
         return all(name not in now or now[name].stamp != seen[name].stamp for name in names)
 
     def _make(
         self,
         store: ObjectStore,
-        seen: _Seen,
+        seen: Seen,
         generation: str,
         contents: Mapping[str, _Content],
         sent: Mapping[str, ObjectRow],
@@ -555,7 +459,7 @@ class Checkpoint:
             return None
         there = {info.name: info for info in list_objects(store, self._data)}
         self._verify(store, there, contents)
-        before = self._standing.pointer.generation if self._standing else None
+        before = self._claim.generation
         name = ObjectName(join(self._place, list_of(generation)))
         write_object(store, name, list_to_bytes(generation, files))
         size = sum(file.size for file in files)
@@ -572,9 +476,9 @@ class Checkpoint:
             or ObjectRow(f"{prefix}{file.name}", file.name, file.size, "unchanged", "md5")
             for file in files
         ]
-        rows += self._ignored
+        rows += self._observed.ignored
         seconds = time.monotonic() - began
-        return TransferReport(True, str(self._folder), self._shown(store), rows, seconds)
+        return TransferReport(True, str(self._folder), self._claim.url(store), rows, seconds)
 
     def _verify(
         self,
@@ -594,35 +498,9 @@ class Checkpoint:
             self._contents.pop((content.size, content.md5), None)
         if wrong:
             raise IntegrityError(
-                f"No checkpoint was made at {self._shown(store)}: the content of {wrong[0][0]!r} is not there as it was "
+                f"No checkpoint was made at {self._claim.url(store)}: the content of {wrong[0][0]!r} is not there as it was "
                 "sent. It is sent anew with the next one."
             )
-
-    def _point(self, store: ObjectStore, pointer: Pointer) -> None:
-        """Write the pointer over the one that this run knows."""
-        standing = self._standing
-        try:
-            try:
-                info = write_pointer(store, self._place, pointer, standing)
-            except ObjectExists:
-                now = pointer_of(store, self._place)
-                if now is not None and now.pointer == pointer:  # an answer that was lost
-                    self._take(now)
-                    return
-                # On a disk the version of a file changes when another name of it goes, and no byte does.
-                if now is None or standing is None or now.pointer != standing.pointer:
-                    raise
-                info = write_pointer(store, self._place, pointer, now)
-        except ObjectExists as error:
-            raise self._overtaken(store, pointer_of(store, self._place)) from error
-        except DatastoreError:
-            self._asked.append(pointer)  # it may be done all the same
-            now = pointer_of(store, self._place)
-            if now is None or now.pointer != pointer:
-                raise
-            self._take(now)
-            return
-        self._take(Standing(pointer, info.etag, info.modified))
 
     # -- what is not needed any more ----------------------------------------------------------
 
@@ -633,7 +511,7 @@ class Checkpoint:
         """
         unwanted = [name for name in there if name not in wanted]
         try:
-            if not unwanted or not self._is_shown(store):
+            if not unwanted or not self._claim.is_shown(store):
                 return
             folders: set[str] = set()
             if store.capabilities.has_folders:
@@ -651,7 +529,7 @@ class Checkpoint:
             )
         except (DatastoreError, OSError) as error:
             _log.warning(
-                "Old checkpoints of %s could not be removed: %s", self._shown(store), error
+                "Old checkpoints of %s could not be removed: %s", self._claim.url(store), error
             )
 
     def _generation_of(self, name: str) -> str:
@@ -668,14 +546,6 @@ def _same(one: Iterable[Listed], other: Iterable[Listed]) -> bool:
     return {(file.name, file.size, file.md5) for file in one} == {
         (file.name, file.size, file.md5) for file in other
     }
-
-
-def _different(one: _Seen, other: _Seen) -> str:
-    """Return the name of a file that is not the same in both; "" where there is none."""
-    for name in sorted({*one, *other}):
-        if name not in one or name not in other or one[name].stamp != other[name].stamp:
-            return name
-    return ""
 
 
 def _is_there(found: ObjectInfo | None, content: _Content, *, by_etag: bool) -> bool:
