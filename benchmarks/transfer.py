@@ -261,7 +261,7 @@ def run(
         if process.returncode:
             output.seek(0)
             raise RuntimeError(
-                f"{client} {way} failed: {output.read()[-800:].decode(errors='replace')}"
+                f"{client} {way} failed ({process.returncode}): {output.read()[-800:].decode(errors='replace')}"
             )
     whole, cpu, peak = seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
     if figures.exists():

@@ -39,7 +39,6 @@ _SCRIPT_SECONDS = 15.0
 """More than a script has to tidy up, and then its guard."""
 _REPORT_SECONDS = {StateType.RUNNING: 20.0, StateType.CANCELLING: 60.0}
 """What a worker that lives may take to say how a run ended; one that cancels gives 30 seconds first."""
-_TASKS = 200  # the most that the server gives at once
 _ALONE_SECONDS = 2.0
 """The same where nobody is to say it: what was sent last may be on its way."""
 
@@ -140,7 +139,6 @@ def _end_tasks(
     found = client.read_task_runs(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
         task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=types)),
-        limit=_TASKS,
     )
     one = note.process
     message = f"Its process ({one.pid} on {one.host}) is gone."
