@@ -14,11 +14,20 @@ from uuid import UUID
 
 import psutil
 import pytest
-from prefect import State, flow
+from prefect import State, flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_HOME, temporary_settings
-from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Paused, Running
+from prefect.states import (
+    AwaitingRetry,
+    Cancelling,
+    Completed,
+    Crashed,
+    Failed,
+    Paused,
+    Pending,
+    Running,
+)
 from servers import prefect_server
 from servers.processes import free_port
 
@@ -123,6 +132,37 @@ def test_a_run_that_was_begun_again_is_left_alone(dead: Process) -> None:
         client.set_flow_run_state(before.id, Running(), force=True)
     settle_left(0.0)
     assert (state_of(before).name, path.exists()) == ("Running", False)
+
+
+def test_task_runs_of_threads_are_reported_and_others_may_go_on(dead: Process) -> None:
+    """Those of a runner of processes, or of other machines, may live."""
+
+    @task
+    def read() -> None:
+        pass
+
+    here, elsewhere = run_in(Running()), run_in(Running())
+    with get_client(sync_client=True) as client:
+
+        def begun(run: FlowRun, key: str, state: State[Any]) -> UUID:
+            return client.create_task_run(read, run.id, dynamic_key=key, state=state).id
+
+        made = {
+            "running": begun(here, "0", Running()),
+            "waiting": begun(here, "1", Pending()),
+            "ended": begun(here, "2", Completed()),
+            "elsewhere": begun(elsewhere, "0", Running()),
+        }
+        left(dead, here, elsewhere, with_tasks=[str(here.id)])
+        settle_left(0.0)
+        states = {key: client.read_task_run(one).state for key, one in made.items()}
+    assert {key: state and state.type.value for key, state in states.items()} == {
+        "running": "CRASHED",
+        "waiting": "CRASHED",
+        "ended": "COMPLETED",
+        "elsewhere": "RUNNING",
+    }
+    assert str(dead.pid) in ((states["running"] and states["running"].message) or "")
 
 
 def test_a_run_that_was_deleted_is_no_fault(dead: Process) -> None:

@@ -126,24 +126,25 @@ def _report(client: SyncPrefectClient, note: Note, gone_at: float) -> Iterator[s
                 client.set_flow_run_state(run.id, state, force=state.is_cancelled())
                 yield f"Reported the flow run {run.name} as {state.name}."
             if key in note.with_tasks:
-                _end_tasks(client, run.id, run_count, note, gone_at)
+                _end_tasks(client, run, run_count, note, gone_at)
 
 
 def _end_tasks(
-    client: SyncPrefectClient, run_id: UUID, run_count: int, note: Note, gone_at: float
+    client: SyncPrefectClient, run: FlowRun, run_count: int, note: Note, gone_at: float
 ) -> None:
     """Report the task runs that were in the process as crashed: Prefect shows them as running for ever."""
     # What they sent last may be on its way.
     time.sleep(max(0.0, gone_at + _ALONE_SECONDS - time.monotonic()))
     types = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
     found = client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
         task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=types)),
     )
     one = note.process
     message = f"Its process ({one.pid} on {one.host}) is gone."
     for task_run in found:
-        if task_run.flow_run_run_count == run_count:
+        # One that was never begun is of no attempt; where the run was begun again, it may be of the new one.
+        if run_count in {run.run_count, task_run.flow_run_run_count}:
             client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
 
 
