@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -128,6 +130,27 @@ def test_who_reads_at_random_for_long_gets_all(
             after = at.numbers()
     assert (after["bytes_fetched"], after["errors"]) == (len(data), 0)
     assert after["hits"] - before["hits"] == after["reads"] - before["reads"]
+
+
+def test_what_is_fetched_ahead_does_not_hold_up_the_end(
+    azurite: Azurite, container: ContainerClient, proxy: FaultyProxy, root: Path, tmp_path: Path
+) -> None:
+    made, data = through(azurite, container, proxy), content_of(128 * MIB)
+    fill(made, {"data": data})
+    with mounted(made, root, cache=tmp_path / "cache") as at, (at.path / "data").open("rb") as file:
+        assert file.read(32 * MIB) == data[: 32 * MIB]
+        proxy.fail_by(Fault("GET", "hang", times=None))
+
+        def read_on() -> None:
+            with contextlib.suppress(OSError):
+                while file.read(MIB):
+                    pass
+
+        reader = threading.Thread(target=read_on)
+        reader.start()
+        eventually(lambda: proxy.count("GET") >= 8)
+        at.unmount(0.0)  # it says how it ended: it was not given up
+        reader.join()
 
 
 def test_without_a_cache_nobody_is_brought_what_could_not_stay(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from prefect_datastores.circles import rarely_looked_for
 from prefect_datastores.errors import DatastoreError, MountError, ObjectNotFound
@@ -38,10 +39,11 @@ from prefect_datastores.mounting.talk import (
 from prefect_datastores.mounting.tree import Place
 from prefect_datastores.names import folder_prefix
 from prefect_datastores.redaction import scrub
+from prefect_datastores.staging.cancellation import Cancellation
 from prefect_datastores.staging.published import lies_in_published, where
 from prefect_datastores.stores.base import ObjectStore
 from prefect_datastores.stores.limit import Rates, allowance_of
-from prefect_datastores.stores.retry import RetryPolicy, patient
+from prefect_datastores.stores.retry import Retry, RetryPolicy, patient
 
 _log = logging.getLogger("prefect_datastores.mounting")
 _GRACE_SECONDS = 5.0
@@ -104,13 +106,14 @@ class _Mount:
         self._parent = parent
         self._statistics = Statistics()
         self._wake, self._woken = os.pipe()
+        self._stop = Cancellation()
 
     def run(self) -> None:
         """Mount, serve, and return when it is unmounted."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: os.write(self._woken, b"."))
         wanted = self._wanted
-        store = Exchangeable(_opened(wanted.make, wanted.rates))
+        store = Exchangeable(self._opened(wanted.make))
         if wanted.drafts_root is not None:
             recover(store, wanted.drafts_root)
         place = _place(store, wanted)
@@ -138,11 +141,21 @@ class _Mount:
             unstored = system.finish(self._storing, is_free=is_free)
             os.close(fd)
             system.close(keep=bool(unstored))
+            self._stop.cancel()  # or what is fetched ahead would be tried again, though nobody reads it
             contents.close()
             store.close()
         _log.info("Unmounted %s: %s", wanted.title, self._statistics.to_dict())
         with contextlib.suppress(OSError):
             send(self._writing, Told(self._statistics.to_dict(), tuple(unstored)))
+
+    def _opened(self, make: MakeStore) -> ObjectStore:
+        rates, policy = self._wanted.rates, replace(_PATIENT, sleep=self._stop.pause)
+        allowance = None if rates == Rates() else allowance_of(rates)
+        return patient(make(), policy, allowance=allowance, tell=self._tried)
+
+    def _tried(self, retry: Retry) -> None:
+        if not self._stop.requested:
+            _log.warning("Try %d of %s: %s", retry.attempt, retry.what, retry.error)
 
     def _mount(self, system: Reading | Changing) -> int:
         """Mount; nothing of what was begun for it is left where that fails."""
@@ -188,7 +201,7 @@ class _Mount:
             if isinstance(said, Unmount):
                 return said.grace
             if isinstance(said, Renew):
-                store.exchange(_opened(said.make, self._wanted.rates))
+                store.exchange(self._opened(said.make))
             if isinstance(said, Tell):
                 send(self._writing, Told(self._statistics.to_dict()))
 
@@ -202,15 +215,6 @@ class _Mount:
                 return False
             time.sleep(0.05)
         return True
-
-
-def _opened(make: MakeStore, rates: Rates) -> ObjectStore:
-    return patient(
-        make(),
-        _PATIENT,
-        allowance=None if rates == Rates() else allowance_of(rates),
-        tell=lambda retry: _log.warning("Try %d of %s: %s", retry.attempt, retry.what, retry.error),
-    )
 
 
 def _place(store: ObjectStore, wanted: Wanted) -> Place:

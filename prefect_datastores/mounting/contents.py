@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from prefect_datastores.mounting.space import Space
     from prefect_datastores.mounting.statistics import Statistics
     from prefect_datastores.stores.base import ObjectInfo, ObjectStore
+
+_END_SECONDS = 5.0
+"""For how long the end waits for requests that were interrupted."""
 
 
 class Opened:
@@ -79,8 +83,9 @@ class Contents:
         """Stop fetching, and leave what was fetched to the next mount."""
         threads = [*self._large.stop(), *self._small.stop()]
         self._store.interrupt()
+        until = time.monotonic() + _END_SECONDS
         for thread in threads:
-            thread.join(5.0)
+            thread.join(max(0.0, until - time.monotonic()))
         self._large.close()
         self._small.close()
         if self._space is not None:
