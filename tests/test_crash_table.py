@@ -93,6 +93,7 @@ OTHERS = [
     Event("local hang up", "local", to_host(signal.SIGHUP), "CRASHED", GONE, keep="always"),
     Event("serve cancel", "serve-cancel", cancel, "CANCELLED", keep="never"),
     Event("serve term", "serve-term", to_host(signal.SIGTERM), "RUNNING", keep="never", lives=True),
+    Event("serve key", "serve-key", to_host(signal.SIGINT), "RUNNING", lives=True),
     Event("execute cancel", "execute", cancel, "CANCELLED"),
     Event("execute term", "execute", to_host(signal.SIGTERM), "RUNNING", lives=True),
     Event(
