@@ -22,6 +22,7 @@ _log = logging.getLogger("prefect_datastores.mounting")
 _THREADS = 2
 _SLOW_THREADS = 16
 _BACKGROUND = 64
+# Not READDIRPLUS_AUTO: who reads all names before the first attributes (`find`) would ask for those one by one.
 _WANTED = (
     kernel.ASYNC_READ
     | kernel.BIG_WRITES
