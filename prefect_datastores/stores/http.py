@@ -290,7 +290,7 @@ class HttpClient:
         self._closed = True
         with self._lock:
             self._making -= self._wanted
-            self._wanted, makers = 0, self._makers
+            self._wanted, makers, self._makers = 0, self._makers, []
         until = time.monotonic() + _MAKER_SECONDS
         for maker in makers:
             maker.join(max(0.0, until - time.monotonic()))
